@@ -1,0 +1,95 @@
+/**
+ * The one catalogue of everything that can go wrong and has a name.
+ *
+ * A code is stable for ever: it is what an operator searches for, what a test matches on and what `docs/errors.md`
+ * explains. Codes are never reused; a code that is no longer raised stays listed with `retired: true`.
+ */
+
+/** What a caller may do about an error, and how it looks from outside. */
+export interface ErrorEntry {
+  /** One sentence: what happened. */
+  readonly meaning: string;
+  /** One sentence for the operator: what to do about it. */
+  readonly action: string;
+  /** HTTP status where the error reaches an HTTP client; 0 where it never does. */
+  readonly httpStatus: number;
+  /** True when the same call may succeed later without a change by the caller. */
+  readonly retryable: boolean;
+  readonly retired?: true;
+}
+
+const entry = (meaning: string, action: string, httpStatus: number, options: { retryable: boolean }): ErrorEntry => ({
+  meaning,
+  action,
+  httpStatus,
+  retryable: options.retryable,
+});
+const final = { retryable: false } as const;
+const again = { retryable: true } as const;
+
+export const errorCatalogue = {
+  USAGE: entry('The command cannot be run as it was written.', '`sigillo COMMAND --help` shows how.', 0, final),
+  CONFIG_INVALID: entry('The configuration does not match the schema.', 'Correct the keys that the message names; `sigillo config check` repeats the check.', 0, final),
+  CONFIG_UNREADABLE: entry('The configuration file, or a file it names, cannot be read.', 'Check path and permissions of the file in the message.', 0, final),
+  CONFIG_ANONYMOUS_PUBLIC: entry(
+    'Anonymous timestamping was asked for on an address that is not loopback.',
+    'Set timestamp.access to clients, or confirm with public.anonymousOnPublicAddress: true.',
+    0,
+    final,
+  ),
+  HOME_IN_USE: entry('Another Sigillo runs on this home folder.', 'Stop it first, or start this one with another SIGILLO_HOME.', 0, final),
+  PORT_IN_USE: entry('The address to listen on is taken.', 'Stop the program that holds it, or set SIGILLO_PORT / SIGILLO_OPS_PORT.', 0, final),
+  CHILD_NOT_READY: entry('A supervised process did not become ready in time.', 'Read the lines of that process above; it is started again with back-off.', 0, again),
+  HSM_MODULE_MISSING: entry('The PKCS#11 module cannot be loaded.', 'Install the module, or set hsm.module to its path.', 0, final),
+  HSM_TOKEN_MISSING: entry('No slot holds a token with the configured label.', 'Check hsm.slots[].label against the labels the module reports.', 0, final),
+  HSM_PIN_REFUSED: entry('The token refused the PIN. It is not tried again.', 'Put the right PIN into the PIN file and restart; a few wrong tries lock a token.', 0, final),
+  HSM_KEY_MISSING: entry('The key is not in the token.', 'Check key label and slot; a demonstration key is made by a restart.', 0, final),
+  HSM_KEY_MISMATCH: entry('The key in the token does not match its certificate.', 'Install the certificate that was issued for this key.', 0, final),
+  HSM_SELFTEST_FAILED: entry('The key signed, but the signature does not verify.', 'Do not use this token before its vendor has explained it.', 0, final),
+  HSM_KEY_PURPOSE: entry('The key may not be used for this purpose.', 'Give each purpose its own key (hsm.slots[].purposes).', 0, final),
+  HSM_DEVICE: entry('The token failed while it was used.', 'Check the device; the work is tried elsewhere or refused.', 503, again),
+  HSM_REQUEST: entry('The token refused the operation itself.', 'Check that the token supports the mechanism of the configured key.', 503, final),
+  REDIS_UNAVAILABLE: entry('Redis cannot be reached.', 'Check the redis section of the configuration and the server.', 503, again),
+  OVERLOADED: entry('More requests are in flight than the configured bound.', 'Retry after the time in Retry-After; operators: add signers or raise timestamp.inFlightMax.', 503, again),
+  DEADLINE_EXCEEDED: entry('No signer answered before the deadline of the request.', 'Retry; operators: look at /readyz and at the queue wait.', 503, again),
+  SHUTTING_DOWN: entry('The service is stopping and takes no new work.', 'Retry; another gateway or the next start will answer.', 503, again),
+  BODY_TOO_LARGE: entry('The body is longer than the limit.', 'Send a shorter request.', 413, final),
+  BODY_INCOMPLETE: entry('The body ended before its announced length, or took too long.', 'Send the whole body.', 400, final),
+  METHOD_NOT_ALLOWED: entry('The method is not allowed here.', 'Use the method named in Allow.', 405, final),
+  MEDIA_TYPE_UNSUPPORTED: entry('The media type is not accepted here.', 'Send the media type that the message names.', 415, final),
+  NOT_FOUND: entry('There is nothing at this address.', 'See docs/timestamp.md for the addresses.', 404, final),
+  REQUEST_INVALID: entry('The JSON request does not match its schema.', 'Correct the fields that the message names.', 400, final),
+  UNAUTHENTICATED: entry('The credential is missing, wrong or disabled.', 'Send HTTP Basic or a bearer key of an enabled client.', 401, final),
+  CLIENT_EXISTS: entry('A client of this name exists already.', 'Choose another name, or remove the old client first.', 0, final),
+  CLIENT_UNKNOWN: entry('There is no client of this name.', '`sigillo client list` shows the names.', 0, final),
+  CLIENT_NAME_INVALID: entry('A client name is 1 to 64 letters, digits, dots, hyphens or underscores.', 'Choose such a name.', 0, final),
+  CLIENT_LIMIT: entry('The register of clients is full.', 'Remove clients that are no longer used.', 0, final),
+  CERTIFICATE_INVALID: entry('A certificate cannot be used for what it is configured for.', 'The message says which check failed; install a right one.', 0, final),
+  TOKEN_INVALID: entry('The timestamp does not verify.', 'The message says which check failed.', 0, final),
+  LANE_ENTRY_MALFORMED: entry('A queue entry cannot be read.', 'Gateway and signer must be of the same release; the entry was dropped.', 0, final),
+  SETUP_INCOMPLETE: entry('The home folder is not set up.', 'Run npm start once, or sigillo init.', 0, final),
+  INTERNAL: entry('A defect of Sigillo.', 'Report it with the log lines around it.', 500, final),
+} as const satisfies Record<string, ErrorEntry>;
+
+export type ErrorCode = keyof typeof errorCatalogue;
+
+/** An error with a stable code. Match on `code`, never on the message. */
+export class SigilloError extends Error {
+  readonly code: ErrorCode;
+
+  /** @param detail what is particular to this case; never a secret */
+  constructor(code: ErrorCode, detail?: string, options?: ErrorOptions) {
+    super(detail === undefined ? errorCatalogue[code].meaning : `${errorCatalogue[code].meaning} ${detail}`, options);
+    this.name = 'SigilloError';
+    this.code = code;
+  }
+
+  get entry(): ErrorEntry {
+    return errorCatalogue[this.code];
+  }
+}
+
+/** Throws INTERNAL when a condition that the code relies on does not hold. */
+export function invariant(condition: unknown, message: string): asserts condition {
+  if (!condition) throw new SigilloError('INTERNAL', message);
+}

@@ -1,0 +1,43 @@
+/** Where the embedded parts keep their files under the home folder; the one place that knows the names. */
+import { createHash } from 'node:crypto';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+
+/** sun_path holds 108 bytes with its closing zero (unix(7)). */
+const unixSocketPathBytesMax = 107;
+
+export interface HomePaths {
+  readonly root: string;
+  /** PID of the supervisor that owns this home folder. */
+  readonly lockFile: string;
+  readonly softhsmConf: string;
+  readonly tokenFolder: string;
+  readonly pinFolder: string;
+  /** Certificates of the demonstration PKI, PEM. */
+  readonly pkiFolder: string;
+  readonly rootCertificate: string;
+  readonly timestampCaCertificate: string;
+  readonly redisFolder: string;
+  readonly redisSocket: string;
+}
+
+/** @param home absolute path of the home folder */
+export const homePaths = (home: string): HomePaths => {
+  const redisFolder = join(home, 'redis');
+  const socket = join(redisFolder, 'redis.sock');
+  // A deep home folder would make a socket path the kernel refuses: use a short one that only depends on the home.
+  const digest = createHash('sha256').update(home).digest('hex').slice(0, 16);
+  const pkiFolder = join(home, 'pki');
+  return {
+    root: home,
+    lockFile: join(home, 'supervisor.pid'),
+    softhsmConf: join(home, 'softhsm2.conf'),
+    tokenFolder: join(home, 'tokens'),
+    pinFolder: join(home, 'pins'),
+    pkiFolder,
+    rootCertificate: join(pkiFolder, 'root-ca.pem'),
+    timestampCaCertificate: join(pkiFolder, 'timestamp-ca.pem'),
+    redisFolder,
+    redisSocket: Buffer.byteLength(socket) <= unixSocketPathBytesMax ? socket : join(tmpdir(), `sigillo-${digest}`, 'redis.sock'),
+  };
+};

@@ -1,0 +1,226 @@
+/**
+ * The configuration of every process, in one schema: names, meanings, defaults and limits.
+ *
+ * Unknown keys are refused, so that a typing error never becomes a silent default. Secrets appear only as paths of files.
+ */
+import { isIP } from 'node:net';
+import { z } from 'zod';
+
+const port = z.int().min(1).max(65_535);
+const path = z.string().min(1);
+const label = z.string().min(1).max(32); // PKCS#11: a token label is a field of 32 bytes
+const oid = z.string().regex(/^[0-2](\.(0|[1-9]\d{0,19})){1,30}$/, 'must be an object identifier such as 1.3.6.1.4.1.1');
+
+export const digestNames = ['sha256', 'sha384', 'sha512', 'sha3-256', 'sha3-384', 'sha3-512'] as const;
+/** A digest that a messageImprint may carry. */
+export type DigestName = (typeof digestNames)[number];
+
+export const tsuAlgorithms = [
+  'ec-p256',
+  'ec-p384',
+  'rsa-2048',
+  'rsa-3072',
+  'rsa-4096',
+  'rsa-pss-2048',
+  'rsa-pss-3072',
+  'rsa-pss-4096',
+] as const;
+/** Key type, size and signature scheme of a timestamping key; `rsa-*` is PKCS#1 v1.5, `rsa-pss-*` is RSASSA-PSS. */
+export type TsuAlgorithm = (typeof tsuAlgorithms)[number];
+
+export const keyPurposes = ['timestamp', 'ocsp', 'authority', 'document', 'journal'] as const;
+/** What a slot, and each key in it, may be used for; one key has exactly one purpose. */
+export type KeyPurpose = (typeof keyPurposes)[number];
+
+const publicSchema = z.strictObject({
+  host: z.string().min(1).default('127.0.0.1'),
+  port: port.default(8080),
+  /** The second yes that serving anonymous clients beyond loopback needs. */
+  anonymousOnPublicAddress: z.boolean().default(false),
+  /** Longest time a client may take to send one request, headers and body. */
+  requestTimeoutMs: z.int().min(100).max(120_000).default(10_000),
+  /** Connections open at once; one more is closed at accept. */
+  connectionsMax: z.int().min(1).max(100_000).default(4_096),
+});
+
+const opsSchema = z.strictObject({
+  host: z.string().min(1).default('127.0.0.1'),
+  port: port.default(8081),
+});
+
+const tlsSchema = z.strictObject({
+  caFile: path.optional(),
+  certificateFile: path.optional(),
+  keyFile: path.optional(),
+});
+const endpoint = z.strictObject({ host: z.string().min(1), port });
+const redisLogin = { username: z.string().optional(), passwordFile: path.optional(), tls: tlsSchema.optional() };
+
+const redisSchema = z
+  .discriminatedUnion('mode', [
+    /** A private Redis that the supervisor starts under the home folder. */
+    z.strictObject({
+      mode: z.literal('embedded'),
+      serverPath: path.default('redis-server'),
+      maxMemoryMb: z.int().min(64).max(1_048_576).default(2_048),
+    }),
+    /** One server by URL: redis:// or rediss://, without a password in it. */
+    z.strictObject({
+      mode: z.literal('url'),
+      url: z
+        .string()
+        .regex(/^(rediss?:\/\/|unix:\/\/\/)/, 'must begin with redis://, rediss:// or unix:///')
+        .refine((url) => !/^rediss?:\/\/[^/@]*:[^/@]*@/.test(url), 'must not carry a password: use passwordFile'),
+      ...redisLogin,
+    }),
+    z.strictObject({
+      mode: z.literal('sentinel'),
+      name: z.string().min(1),
+      sentinels: z.array(endpoint).min(1),
+      sentinelPasswordFile: path.optional(),
+      ...redisLogin,
+    }),
+    z.strictObject({ mode: z.literal('cluster'), nodes: z.array(endpoint).min(1), ...redisLogin }),
+  ])
+  .default({ mode: 'embedded', serverPath: 'redis-server', maxMemoryMb: 2_048 });
+
+const slotSchema = z.strictObject({
+  /** Slots are found by the label of their token, never by their number. */
+  label,
+  purposes: z.array(z.enum(keyPurposes)).min(1),
+  pinFile: path,
+});
+
+const hsmSchema = z
+  .discriminatedUnion('mode', [
+    /** SoftHSM tokens under the home folder, made at the first start. */
+    z.strictObject({ mode: z.literal('embedded'), module: path.optional() }),
+    /** Any PKCS#11 module with tokens that exist already. */
+    z.strictObject({
+      mode: z.literal('module'),
+      module: path,
+      slots: z.array(slotSchema).min(1),
+      /** Variables the module reads at load (for example its own configuration file). */
+      environment: z.record(z.string().regex(/^[A-Z][A-Z0-9_]*$/), z.string()).default({}),
+    }),
+  ])
+  .default({ mode: 'embedded' });
+
+const signerSchema = z.strictObject({
+  /** Worker threads, each with a PKCS#11 session of its own; unset: one for each core. */
+  workers: z.int().min(1).max(256).optional(),
+  /** Batches handed to one worker at once: one being signed, the others waiting in its memory rather than in Redis. */
+  batchesPerWorker: z.int().min(1).max(16).default(2),
+  /** A signer that has not read for so long counts as dead, and its entries are claimed by a living one. */
+  deadAfterMs: z.int().min(500).max(60_000).default(2_000),
+});
+
+const tsuSchema = z
+  .discriminatedUnion('source', [
+    /** Key in the token and certificate by the demonstration timestamp CA, both made at start. */
+    z.strictObject({ source: z.literal('demonstration') }),
+    /** A key that is in the token, with its certificate chain (TSU first, then its CAs, without the root) in a PEM file. */
+    z.strictObject({ source: z.literal('installed'), keyLabel: z.string().min(1), chainFile: path }),
+  ])
+  .default({ source: 'demonstration' });
+
+const timestampSchema = z.strictObject({
+  access: z.enum(['anonymous', 'clients']).default('anonymous'),
+  tsu: tsuSchema,
+  algorithm: z.enum(tsuAlgorithms).default('ec-p256'),
+  /** Digest of the token's own signature; unset: SHA-384 for P-384, SHA-256 otherwise. */
+  signatureDigest: z.enum(['sha256', 'sha384', 'sha512']).optional(),
+  /** Policies a request may name; the first one is used when it names none. The default lies in the arc for documentation (RFC 5612). */
+  policies: z.array(oid).min(1).max(16).default(['1.3.6.1.4.1.32473.1.1']),
+  /** Digests a messageImprint may carry; anything else is answered badAlg. */
+  digests: z.array(z.enum(digestNames)).min(1).default([...digestNames]),
+  /** What the clock is trusted for, in microseconds; ETSI EN 319 422 asks for one second or better. */
+  accuracyMicros: z.int().min(1_000).max(1_000_000).default(1_000_000),
+  /** `subject` puts the TSU's subject name into the tsa field of each token. */
+  tsaName: z.enum(['none', 'subject']).default('none'),
+  /** Adds qcStatements with esi4-qtstStatement-1 (ETSI EN 319 422, 9.1): the claim to be a qualified timestamp. */
+  qualified: z.boolean().default(false),
+  bodyBytesMax: z.int().min(256).max(1_048_576).default(8_192),
+  /** Time from the arrival of a request to its answer, granted or refused. */
+  deadlineMs: z.int().min(100).max(60_000).default(5_000),
+  /** Stamps in flight in one gateway; one more is refused with 503. */
+  inFlightMax: z.int().min(1).max(100_000).default(4_096),
+  /** Stream entries of one gateway without a reply, beyond which new requests wait and form a larger batch. */
+  entriesOutstandingMax: z.int().min(1).max(64).default(4),
+  /** Requests in one stream entry. */
+  batchMax: z.int().min(1).max(256).default(64),
+  /** Imprints in one POST /v1/timestamps. */
+  imprintsMax: z.int().min(1).max(10_000).default(1_000),
+});
+
+const timeSchema = z.strictObject({
+  /** Refuse to stamp while no trusted source vouches for the clock. */
+  required: z.boolean().default(false),
+  /** A change of the wall clock against the monotonic one beyond this is a step, and stops stamping. */
+  stepMsMax: z.int().min(10).max(1_000).default(500),
+  /** How long the clock must run evenly after a step before stamping resumes. */
+  settleMs: z.int().min(100).max(3_600_000).default(10_000),
+});
+
+const journalSchema = z.strictObject({
+  /** Blocks of events kept in Redis, one block for each answered batch. */
+  blocksMax: z.int().min(16).max(1_000_000).default(2_000),
+});
+
+const trustSchema = z.strictObject({
+  /** PEM file of the root certificates to publish; unset: the demonstration root. */
+  rootsFile: path.optional(),
+});
+
+const logSchema = z.strictObject({
+  level: z.enum(['debug', 'info', 'warn', 'error']).default('info'),
+  /** `text` for people at a terminal, `json` for log collectors. */
+  format: z.enum(['text', 'json']).default('text'),
+});
+
+/** Address checks need both halves of the configuration, so they live on the whole. */
+const crossChecks = (config: z.infer<typeof objectSchema>, context: z.RefinementCtx): void => {
+  if (config.timestamp.inFlightMax < config.timestamp.imprintsMax) {
+    context.addIssue({
+      code: 'custom',
+      path: ['timestamp', 'inFlightMax'],
+      message: `must be at least timestamp.imprintsMax (${config.timestamp.imprintsMax}), or a full request could never be taken`,
+    });
+  }
+  if (config.hsm.mode === 'embedded' && config.timestamp.tsu.source === 'installed') {
+    context.addIssue({ code: 'custom', path: ['timestamp', 'tsu', 'source'], message: 'installed needs hsm.mode: module' });
+  }
+  if (config.timestamp.tsu.source === 'installed' && config.trust.rootsFile === undefined) {
+    context.addIssue({ code: 'custom', path: ['trust', 'rootsFile'], message: 'is needed when timestamp.tsu.source is installed' });
+  }
+};
+
+const objectSchema = z.strictObject({
+  /** Folder of everything that the embedded parts keep. */
+  home: path.default('./var'),
+  public: publicSchema.prefault({}),
+  ops: opsSchema.prefault({}),
+  redis: redisSchema,
+  hsm: hsmSchema,
+  signer: signerSchema.prefault({}),
+  timestamp: timestampSchema.prefault({}),
+  time: timeSchema.prefault({}),
+  journal: journalSchema.prefault({}),
+  trust: trustSchema.prefault({}),
+  log: logSchema.prefault({}),
+  /** Longest time a process takes to stop cleanly; longer than timestamp.deadlineMs, so that what was accepted is answered. */
+  shutdownMs: z.int().min(1_000).max(120_000).default(15_000),
+});
+
+export const configSchema = objectSchema.superRefine(crossChecks).superRefine((config, context) => {
+  if (config.shutdownMs <= config.timestamp.deadlineMs) {
+    context.addIssue({ code: 'custom', path: ['shutdownMs'], message: 'must be longer than timestamp.deadlineMs' });
+  }
+});
+
+/** The checked configuration; every optional part has its default. */
+export type Config = z.output<typeof configSchema>;
+
+/** True for addresses that only this machine can reach. */
+export const isLoopback = (host: string): boolean =>
+  host === 'localhost' || host === '::1' || (isIP(host) === 4 && host.startsWith('127.'));
