@@ -1,0 +1,133 @@
+/**
+ * The register of clients in Redis: who may ask for timestamps when `timestamp.access` is `clients`.
+ *
+ * Every change and the new version of the register are one command, so that a gateway that sees the old version has the old
+ * register. Only a hash of each secret is stored: it has 256 random bits, so that a plain SHA-256 cannot be searched.
+ */
+import { createHash, randomBytes } from 'node:crypto';
+import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { z } from 'zod';
+import { SigilloError } from '../config/errors.ts';
+import { laneKeys } from './keys.ts';
+import type { RedisClient } from './redis.ts';
+
+/** Every gateway keeps the register in memory (about 250 bytes a client) and reads it whole after a change (10 ms at the limit). */
+export const clientsMax = 10_000;
+/** Two administrators that change the same client at once are rare; five in a row do not happen. */
+const attemptsMax = 5;
+
+/** One hash tag: the script that changes the register touches both. */
+export const clientRegisterKeys = { clients: 'clients:{register}', version: 'clients:{register}:version' } as const;
+
+/** The name that stamps without a client are counted under. */
+export const anonymousClient = 'anonymous';
+
+const nameForm = /^(?!\.)[A-Za-z0-9._-]{1,64}$/;
+
+const recordSchema = z.strictObject({
+  version: z.literal(1),
+  name: z.string().regex(nameForm),
+  /** SHA-256 of the secret, base64url. */
+  secretHash: z.string().regex(/^[A-Za-z0-9_-]{43}$/),
+  state: z.enum(['enabled', 'disabled']),
+  createdAt: z.iso.datetime(),
+});
+
+/** A client as it is stored. */
+export type ClientRecord = z.output<typeof recordSchema>;
+
+const replaceScript = readFileSync(join(import.meta.dirname, 'commands', 'replaceClient-2.lua'), 'utf8');
+
+/** SHA-256 of a secret, as it is stored and compared. */
+export const hashSecret = (secret: string): Buffer => createHash('sha256').update(secret, 'utf8').digest();
+
+/** True for names that a client may have; `anonymous` is what stamps without a client are counted under. */
+export const isClientName = (name: string): boolean => nameForm.test(name) && name !== anonymousClient;
+
+const parseRecord = (name: string, json: string): ClientRecord => {
+  const record = recordSchema.safeParse(parseJson(json));
+  if (!record.success || record.data.name !== name)
+    throw new SigilloError('INTERNAL', `client ${name}: its record in Redis cannot be read`);
+  return record.data;
+};
+
+const parseJson = (text: string): unknown => {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return undefined; // the schema refuses it with the name of the client
+  }
+};
+
+/** Puts `next` in the place of `current`; undefined stands for no record. */
+const replace = async (
+  redis: RedisClient,
+  name: string,
+  current: string | undefined,
+  next: string | undefined,
+): Promise<'replaced' | 'conflict'> => {
+  const { clients, version } = clientRegisterKeys;
+  const result: unknown = await redis.eval(replaceScript, 2, clients, version, name, current ?? '', next ?? '', String(clientsMax));
+  if (result === -1) throw new SigilloError('CLIENT_LIMIT', `It holds ${clientsMax}.`);
+  return result === 1 ? 'replaced' : 'conflict';
+};
+
+/**
+ * Adds an enabled client and makes its secret, which is returned once and stored nowhere.
+ * @throws CLIENT_NAME_INVALID, CLIENT_EXISTS, CLIENT_LIMIT
+ */
+export const addClient = async (redis: RedisClient, name: string, now: Date): Promise<{ readonly secret: string }> => {
+  if (!isClientName(name)) throw new SigilloError('CLIENT_NAME_INVALID', JSON.stringify(name.slice(0, 80)));
+  const secret = randomBytes(32).toString('base64url');
+  const record: ClientRecord = {
+    version: 1,
+    name,
+    secretHash: hashSecret(secret).toString('base64url'),
+    state: 'enabled',
+    createdAt: now.toISOString(),
+  };
+  if ((await replace(redis, name, undefined, JSON.stringify(record))) === 'conflict') throw new SigilloError('CLIENT_EXISTS', name);
+  return { secret };
+};
+
+/** Every client, by name. @throws INTERNAL when a record cannot be read */
+export const listClients = async (redis: RedisClient): Promise<ClientRecord[]> => {
+  const all = await redis.hgetall(clientRegisterKeys.clients);
+  return Object.entries(all)
+    .map(([name, json]) => parseRecord(name, json))
+    .toSorted((a, b) => (a.name < b.name ? -1 : 1));
+};
+
+/** Changes the record that is there, again when somebody else was faster. */
+const change = async (redis: RedisClient, name: string, next: (record: ClientRecord) => ClientRecord | undefined): Promise<void> => {
+  for (let attempt = 0; attempt < attemptsMax; attempt += 1) {
+    const current = await redis.hget(clientRegisterKeys.clients, name);
+    if (current === null) throw new SigilloError('CLIENT_UNKNOWN', name);
+    const changed = next(parseRecord(name, current));
+    const result = await replace(redis, name, current, changed === undefined ? undefined : JSON.stringify(changed));
+    if (result === 'replaced') return;
+  }
+  throw new SigilloError('INTERNAL', `client ${name}: its record changes all the time`);
+};
+
+/** Enables or disables a client; every gateway knows within its polling interval. @throws CLIENT_UNKNOWN */
+export const setClientState = (redis: RedisClient, name: string, state: ClientRecord['state']): Promise<void> =>
+  change(redis, name, (record) => ({ ...record, state }));
+
+/** Removes a client; its count of stamps stays. @throws CLIENT_UNKNOWN */
+export const removeClient = (redis: RedisClient, name: string): Promise<void> => change(redis, name, () => undefined);
+
+/** A number that changes with every change of the register. */
+export const readClientsVersion = async (redis: RedisClient): Promise<string> => (await redis.get(clientRegisterKeys.version)) ?? '0';
+
+/** The register together with the version it has. @throws INTERNAL when a record cannot be read */
+export const readClients = async (redis: RedisClient): Promise<{ readonly version: string; readonly clients: ClientRecord[] }> => {
+  // Version first: a change in between is then seen as a new version at the next look, never missed.
+  const version = await readClientsVersion(redis);
+  return { version, clients: await listClients(redis) };
+};
+
+/** Stamps granted, by client; `anonymous` for those without one. */
+export const readStampCounts = async (redis: RedisClient): Promise<ReadonlyMap<string, number>> =>
+  new Map(Object.entries(await redis.hgetall(laneKeys('timestamp').stamps)).map(([name, count]) => [name, Number(count)]));

@@ -1,0 +1,32 @@
+--[[
+  Answers one entry of a lane: reply, journal events, counters and acknowledgement together, or nothing of it.
+
+  KEYS[1] requests stream
+  KEYS[2] replies stream of the gateway that asked
+  KEYS[3] journal stream
+  KEYS[4] stamps hash
+  ARGV[1] consumer group
+  ARGV[2] id of the answered entry
+  ARGV[3] number of the entry in its gateway
+  ARGV[4] reply batch
+  ARGV[5] milliseconds that the replies stream outlives its last entry
+  ARGV[6] block of journal events ('' for none)
+  ARGV[7] approximate number of blocks that the journal stream keeps
+  ARGV[8] client, ARGV[9] stamps granted to it, and so on in pairs
+
+  Returns 1 when answered, 0 when somebody else had answered before: an entry that was claimed from a signer that only
+  seemed dead, or a retry after a connection that broke before the first answer was read.
+]]
+if redis.call('XACK', KEYS[1], ARGV[1], ARGV[2]) == 0 then
+  return 0
+end
+redis.call('XDEL', KEYS[1], ARGV[2])
+redis.call('XADD', KEYS[2], '*', 'n', ARGV[3], 'b', ARGV[4])
+redis.call('PEXPIRE', KEYS[2], ARGV[5])
+if ARGV[6] ~= '' then
+  redis.call('XADD', KEYS[3], 'MAXLEN', '~', ARGV[7], '*', 'b', ARGV[6])
+end
+for i = 8, #ARGV, 2 do
+  redis.call('HINCRBY', KEYS[4], ARGV[i], ARGV[i + 1])
+end
+return 1

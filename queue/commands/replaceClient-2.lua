@@ -1,0 +1,27 @@
+--[[
+  Adds, changes or removes one client, if its record is still what the caller read.
+  One command for the three, so that a change and the new version of the register can never part.
+
+  KEYS[1]  hash of the register: name -> record
+  KEYS[2]  version of the register
+  ARGV[1]  name
+  ARGV[2]  record that the caller read; empty: there was none
+  ARGV[3]  new record; empty: remove it
+  ARGV[4]  most clients the register may hold
+
+  Returns  1 changed, 0 the record is another one by now, -1 the register is full
+]]
+local current = redis.call('HGET', KEYS[1], ARGV[1])
+if (current or '') ~= ARGV[2] then
+  return 0
+end
+if not current and redis.call('HLEN', KEYS[1]) >= tonumber(ARGV[4]) then
+  return -1
+end
+if ARGV[3] == '' then
+  redis.call('HDEL', KEYS[1], ARGV[1])
+else
+  redis.call('HSET', KEYS[1], ARGV[1], ARGV[3])
+end
+redis.call('INCR', KEYS[2])
+return 1

@@ -1,0 +1,34 @@
+/** The names of everything in Redis. Keys that one command or script touches share a hash tag, so that Redis Cluster keeps them on one node. */
+
+/** An interactive lane between gateways and signers. */
+export type LaneName = 'timestamp';
+
+export interface LaneKeys {
+  /** Stream of request batches, read by the signers as one consumer group. */
+  readonly requests: string;
+  /** Stream of blocks of journal events, written in the transaction of the answer. */
+  readonly journal: string;
+  /** Hash: client name to number of stamps granted. */
+  readonly stamps: string;
+  /** Hash: SHA-256 of a certificate in hex to its PEM; what the signers of the lane sign with, and ever signed with. */
+  readonly certificates: string;
+  /** Sorted set: each signer that reads the lane, by the time of its last sign of life (Unix milliseconds of Redis's clock). */
+  readonly signers: string;
+  /** Stream of reply batches for one gateway. */
+  replies(gatewayId: string): string;
+}
+
+/** Consumer group of the signers on every requests stream. */
+export const signerGroup = 'signers';
+
+export const laneKeys = (lane: LaneName): LaneKeys => {
+  const prefix = `lane:{${lane}}`;
+  return {
+    requests: `${prefix}:requests`,
+    journal: `${prefix}:journal`,
+    stamps: `${prefix}:stamps`,
+    certificates: `${prefix}:certificates`,
+    signers: `${prefix}:signers`,
+    replies: (gatewayId) => `${prefix}:replies:${gatewayId}`,
+  };
+};
