@@ -1,0 +1,98 @@
+/** What a gateway counts. Labels come from closed sets; what is not in them is counted as `other`. */
+import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client';
+import { batchBuckets, latencyBuckets } from './latency-buckets.ts';
+
+const outcomes = [
+  'granted',
+  'badAlg',
+  'badRequest',
+  'badDataFormat',
+  'timeNotAvailable',
+  'unacceptedPolicy',
+  'unacceptedExtension',
+  'systemFailure',
+  'overloaded',
+  'unavailable',
+  'expired',
+  'unauthenticated',
+  'http',
+  'disconnected',
+] as const;
+/** How a stamp request ended: a failInfo, or why it never became one. */
+export type RequestOutcome = (typeof outcomes)[number] | 'other';
+
+export interface GatewayMetrics {
+  readonly registry: Registry;
+  request(outcome: RequestOutcome): void;
+  /** Seconds from the arrival of a request to its answer. */
+  latency(seconds: number): void;
+  batch(requests: number): void;
+  authenticationFailure(reason: string): void;
+}
+
+export interface GatewayGauges {
+  inFlight(): number;
+  entriesOutstanding(): number;
+  connections(): Promise<number>;
+}
+
+export const createGatewayMetrics = (gauges: GatewayGauges): GatewayMetrics => {
+  const registry = new Registry();
+  const registers = [registry];
+  collectDefaultMetrics({ register: registry });
+  const requests = new Counter({ name: 'tsp_requests_total', help: 'Stamp requests by outcome.', labelNames: ['outcome'], registers });
+  // Bound children: looking a label up for every stamp would cost more than counting it.
+  const byOutcome = new Map<RequestOutcome, { inc(): void }>(
+    ([...outcomes, 'other'] as const).map((outcome) => [outcome, requests.labels({ outcome })]),
+  );
+  const latency = new Histogram({
+    name: 'tsp_stage_seconds',
+    help: 'Time of a batch in each stage: queue (in Redis), sign (in a worker), reply (commit in Redis); and of a request: gateway.',
+    labelNames: ['stage'],
+    buckets: latencyBuckets,
+    registers,
+  }).labels({ stage: 'gateway' });
+  const batches = new Histogram({
+    name: 'lane_batch_sent_requests',
+    help: 'Requests in one stream entry, as sent.',
+    buckets: batchBuckets,
+    registers,
+  });
+  const failures = new Counter({
+    name: 'client_authentication_failures_total',
+    help: 'Refused credentials by reason.',
+    labelNames: ['reason'],
+    registers,
+  });
+  new Gauge({
+    name: 'tsp_in_flight',
+    help: 'Stamp requests accepted and not answered yet.',
+    registers,
+    collect() {
+      this.set(gauges.inFlight());
+    },
+  });
+  new Gauge({
+    name: 'lane_entries_outstanding',
+    help: 'Stream entries of this gateway without a reply.',
+    registers,
+    collect() {
+      this.set(gauges.entriesOutstanding());
+    },
+  });
+  new Gauge({
+    name: 'http_connections',
+    help: 'Open connections on the public address.',
+    registers,
+    async collect() {
+      this.set(await gauges.connections());
+    },
+  });
+  return {
+    registry,
+    request: (outcome) => (byOutcome.get(outcome) ?? byOutcome.get('other'))?.inc(),
+    latency: (seconds) => latency.observe(seconds),
+    batch: (count) => batches.observe(count),
+    authenticationFailure: (reason) => failures.inc({ reason }),
+  };
+};

@@ -1,0 +1,87 @@
+/** What a signer counts. Labels come from closed sets. */
+import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client';
+import { batchBuckets, latencyBuckets } from './latency-buckets.ts';
+
+/** Stages of a stamp inside the signer. */
+export type SignerStage = 'queue' | 'sign' | 'reply';
+
+export interface SignerMetrics {
+  readonly registry: Registry;
+  /** One batch passed a stage in so many seconds. */
+  stage(stage: SignerStage, seconds: number): void;
+  batch(requests: number): void;
+  outcome(outcome: string, count: number): void;
+  /** Signatures made in a slot, and the seconds they spent inside the PKCS#11 module. */
+  signatures(slot: string, count: number, seconds: number): void;
+  claimed(entries: number): void;
+  failed(stage: string): void;
+}
+
+export interface SignerGauges {
+  readonly slot: string;
+  readonly sessionsOpen: number;
+  entriesBusy(): number;
+  sessionsBusy(): number;
+}
+
+export const createSignerMetrics = (gauges: SignerGauges): SignerMetrics => {
+  const registry = new Registry();
+  const registers = [registry];
+  collectDefaultMetrics({ register: registry });
+  const stages = new Histogram({
+    name: 'tsp_stage_seconds',
+    help: 'Time of a batch in each stage: queue (in Redis), sign (in a worker), reply (commit in Redis); and of a request: gateway.',
+    labelNames: ['stage'],
+    buckets: latencyBuckets,
+    registers,
+  });
+  const batches = new Histogram({
+    name: 'lane_batch_requests',
+    help: 'Requests in one stream entry.',
+    labelNames: ['lane'],
+    buckets: batchBuckets,
+    registers,
+  });
+  const outcomes = new Counter({ name: 'tsp_signer_answers_total', help: 'Answers made by signers.', labelNames: ['outcome'], registers });
+  const signatures = new Counter({ name: 'hsm_signatures_total', help: 'Signatures made in a slot.', labelNames: ['slot'], registers });
+  const seconds = new Counter({
+    name: 'hsm_sign_seconds_total',
+    help: 'Seconds inside C_SignInit and C_Sign, all sessions of a slot together.',
+    labelNames: ['slot'],
+    registers,
+  });
+  const claimed = new Counter({ name: 'lane_entries_claimed_total', help: 'Entries taken over from dead signers.', labelNames: ['lane'], registers });
+  const failures = new Counter({ name: 'lane_failures_total', help: 'Failures of the lane in this signer.', labelNames: ['stage'], registers });
+  new Gauge({
+    name: 'lane_entries_busy',
+    help: 'Entries being worked on.',
+    labelNames: ['lane'],
+    registers,
+    collect() {
+      this.set({ lane: 'timestamp' }, gauges.entriesBusy());
+    },
+  });
+  new Gauge({
+    name: 'hsm_sessions',
+    help: 'PKCS#11 sessions for signing, by use.',
+    labelNames: ['slot', 'state'],
+    registers,
+    collect() {
+      const busy = gauges.sessionsBusy();
+      this.set({ slot: gauges.slot, state: 'busy' }, busy);
+      this.set({ slot: gauges.slot, state: 'idle' }, gauges.sessionsOpen - busy);
+    },
+  });
+  return {
+    registry,
+    stage: (stage, value) => stages.observe({ stage }, value),
+    batch: (requests) => batches.observe({ lane: 'timestamp' }, requests),
+    outcome: (outcome, count) => outcomes.inc({ outcome }, count),
+    signatures: (slot, count, value) => {
+      signatures.inc({ slot }, count);
+      seconds.inc({ slot }, value);
+    },
+    claimed: (entries) => claimed.inc({ lane: 'timestamp' }, entries),
+    failed: (stage) => failures.inc({ stage }),
+  };
+};
