@@ -1,0 +1,58 @@
+/**
+ * The time that goes into stamps, and whether it may. One guard for all threads of a signer, in shared memory.
+ *
+ * A wall clock that moves against the monotonic one by more than `stepMsMax` has been set by somebody: stamping stops at
+ * the very stamp that sees it, and resumes when the clock has run evenly for `settleMs`. Whether the clock is right in the
+ * first place only an outside source can say; without one the time is `unverified`, and `required` refuses it.
+ */
+export interface ClockOptions {
+  readonly required: boolean;
+  readonly stepMsMax: number;
+  readonly settleMs: number;
+}
+
+/** The two clocks, injected so that tests can move them. Milliseconds. */
+export interface ClockSources {
+  wallMs(): number;
+  monotonicMs(): number;
+}
+
+export type ClockReading =
+  | { readonly kind: 'time'; readonly unixMillis: number; readonly state: 'unverified' | 'trusted' }
+  | { readonly kind: 'unavailable'; readonly reason: 'stepped' | 'unverified' };
+
+const baselineAt = 0;
+const untrustedUntilAt = 1;
+
+/** Memory that all threads of a signer share; make it once. */
+export const createClockMemory = (): SharedArrayBuffer => {
+  const memory = new SharedArrayBuffer(2 * Float64Array.BYTES_PER_ELEMENT);
+  new Float64Array(memory)[baselineAt] = Number.NaN;
+  return memory;
+};
+
+export interface GuardedClock {
+  /** The time for one stamp, in whole milliseconds, or why there is none. */
+  read(): ClockReading;
+}
+
+/** A thread's view of the clock that `memory` guards. */
+export const createGuardedClock = (memory: SharedArrayBuffer, sources: ClockSources, options: ClockOptions): GuardedClock => {
+  const shared = new Float64Array(memory);
+  const stepped: ClockReading = { kind: 'unavailable', reason: 'stepped' };
+  const unverified: ClockReading = { kind: 'unavailable', reason: 'unverified' };
+  return {
+    read() {
+      const wall = sources.wallMs();
+      const monotonic = sources.monotonicMs();
+      const difference = wall - monotonic;
+      const baseline = shared[baselineAt] as number;
+      // Following small differences lets the clock be slewed; a step shows between two readings, which are never far apart.
+      shared[baselineAt] = difference;
+      if (Math.abs(difference - baseline) > options.stepMsMax) shared[untrustedUntilAt] = monotonic + options.settleMs;
+      if (monotonic < (shared[untrustedUntilAt] as number)) return stepped;
+      if (options.required) return unverified;
+      return { kind: 'time', unixMillis: Math.floor(wall), state: 'unverified' };
+    },
+  };
+};

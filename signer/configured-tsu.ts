@@ -1,0 +1,65 @@
+/** The TSU that a signer stamps with, as configuration and home folder describe it; whether the token agrees is checked when it is loaded. */
+import { createHash, X509Certificate } from 'node:crypto';
+import { readdirSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { SigilloError } from '../config/errors.ts';
+import { homePaths } from '../config/home.ts';
+import type { Config } from '../config/schema.ts';
+import { defaultDigest, keyScheme } from '../pki/algorithms.ts';
+import { parseTsuFileName, tsuFileName, tsuKeyLabel } from '../pki/tsu-files.ts';
+import type { Tsu } from './stamp-task.ts';
+
+const pemBlocks = /-----BEGIN CERTIFICATE-----[^-]+-----END CERTIFICATE-----/g;
+
+/** Reads the certificates of a PEM file in their order. @throws CONFIG_UNREADABLE, CERTIFICATE_INVALID */
+export const readChainFile = (file: string): X509Certificate[] => {
+  let text: string;
+  try {
+    text = readFileSync(file, 'utf8');
+  } catch (cause) {
+    throw new SigilloError('CONFIG_UNREADABLE', file, { cause });
+  }
+  try {
+    const certificates = (text.match(pemBlocks) ?? []).map((pem) => new X509Certificate(pem));
+    if (certificates.length > 0) return certificates;
+  } catch (cause) {
+    throw new SigilloError('CERTIFICATE_INVALID', `${file}: not a certificate`, { cause });
+  }
+  throw new SigilloError('CERTIFICATE_INVALID', `${file}: holds no certificate`);
+};
+
+const newestDemonstrationFile = (config: Config): { keyLabel: string; chainFile: string } => {
+  const folder = homePaths(config.home).pkiFolder;
+  let names: string[];
+  try {
+    names = readdirSync(folder);
+  } catch (cause) {
+    throw new SigilloError('SETUP_INCOMPLETE', folder, { cause });
+  }
+  const numbers = names.flatMap((name) => {
+    const parsed = parseTsuFileName(name);
+    return parsed?.algorithm === config.timestamp.algorithm ? [parsed.n] : [];
+  });
+  if (numbers.length === 0) throw new SigilloError('SETUP_INCOMPLETE', `no TSU for ${config.timestamp.algorithm} in ${folder}`);
+  const n = Math.max(...numbers);
+  const { algorithm } = config.timestamp;
+  return { keyLabel: tsuKeyLabel(algorithm, n), chainFile: join(folder, tsuFileName(algorithm, n)) };
+};
+
+/** @throws SETUP_INCOMPLETE, CONFIG_UNREADABLE, CERTIFICATE_INVALID */
+export const configuredTsu = (config: Config, tokenLabel: string): Tsu => {
+  const { tsu, algorithm, signatureDigest } = config.timestamp;
+  const { keyLabel, chainFile } = tsu.source === 'installed' ? tsu : newestDemonstrationFile(config);
+  const chain = readChainFile(chainFile).map((certificate) => new Uint8Array(certificate.raw));
+  const scheme = keyScheme(algorithm);
+  return {
+    id: createHash('sha256')
+      .update(chain[0] as Uint8Array)
+      .digest('hex'),
+    tokenLabel,
+    keyLabel,
+    scheme,
+    signatureDigest: signatureDigest ?? defaultDigest(scheme),
+    chain,
+  };
+};

@@ -1,0 +1,88 @@
+/**
+ * One PKCS#11 session with one key, as a worker thread holds it: opened once, key handle cached, signing synchronously.
+ *
+ * graphene-pk11 is for everything that happens once; here, thousands of times a second, pkcs11js is called directly and
+ * with the same buffers. A session-class error opens a new session and signs once more; any other is the caller's.
+ */
+import pkcs11js from 'pkcs11js';
+import { SigilloError } from '../config/errors.ts';
+import type { KeyPurpose } from '../config/schema.ts';
+import type { KeyScheme, SignatureDigest } from '../pki/algorithms.ts';
+import { createSignInput, signatureValue, signMechanism } from './mechanisms.ts';
+import { classifyPkcs11Error } from './pkcs11-errors.ts';
+
+/** RSA-4096 signatures are 512 octets, the longest there are. */
+const signatureOctetsMax = 512;
+
+export interface KeySessionOptions {
+  readonly modulePath: string;
+  /** Slot handle; the main thread has logged in for the whole process. */
+  readonly slot: Uint8Array;
+  readonly keyLabel: string;
+  readonly purpose: KeyPurpose;
+  readonly scheme: KeyScheme;
+  readonly digest: SignatureDigest;
+}
+
+export interface KeySession {
+  readonly purpose: KeyPurpose;
+  /** Signs a hash. @returns the signature as X.509 and CMS carry it; valid until the next call */
+  sign(hash: Buffer): Uint8Array;
+  close(): void;
+}
+
+/** Opens the session and finds the key. @throws HSM_KEY_MISSING, or the PKCS#11 error of the module */
+export const openKeySession = (options: KeySessionOptions): KeySession => {
+  const { scheme, digest } = options;
+  const module = new pkcs11js.PKCS11();
+  module.load(options.modulePath);
+  const slot = Buffer.from(options.slot);
+  const mechanism = signMechanism(scheme, digest);
+  const signInput = createSignInput(scheme, digest);
+  const output = Buffer.alloc(signatureOctetsMax);
+
+  const open = (): { session: Buffer; key: Buffer } => {
+    const session = module.C_OpenSession(slot, pkcs11js.CKF_SERIAL_SESSION);
+    module.C_FindObjectsInit(session, [
+      { type: pkcs11js.CKA_CLASS, value: pkcs11js.CKO_PRIVATE_KEY },
+      { type: pkcs11js.CKA_LABEL, value: options.keyLabel },
+    ]);
+    const [key, second] = module.C_FindObjects(session, 2);
+    module.C_FindObjectsFinal(session);
+    if (key === undefined) throw new SigilloError('HSM_KEY_MISSING', `label ${options.keyLabel}`);
+    if (second !== undefined) throw new SigilloError('HSM_KEY_MISMATCH', `two private keys have the label ${options.keyLabel}`);
+    return { session, key };
+  };
+  let current = open();
+
+  const signOnce = (hash: Buffer): Buffer => {
+    module.C_SignInit(current.session, mechanism, current.key);
+    return module.C_Sign(current.session, signInput(hash), output);
+  };
+  const closeSession = (): void => {
+    try {
+      module.C_CloseSession(current.session);
+    } catch {
+      // The session is gone already: that is why it is being replaced, or the token is away.
+    }
+  };
+
+  return {
+    purpose: options.purpose,
+    sign(hash) {
+      let raw: Buffer;
+      try {
+        raw = signOnce(hash);
+      } catch (error) {
+        if (classifyPkcs11Error(error) !== 'session') throw error;
+        closeSession();
+        current = open();
+        raw = signOnce(hash);
+      }
+      return signatureValue(scheme, raw);
+    },
+    close() {
+      closeSession();
+    },
+  };
+};
