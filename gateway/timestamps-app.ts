@@ -1,0 +1,143 @@
+/**
+ * POST /v1/timestamps: many imprints in one JSON request, answered in order, each with its own complete RFC 3161 token or
+ * its failInfo. The same rules, lane and journal as POST /tsa.
+ */
+import { Hono } from 'hono';
+import { z } from 'zod';
+import { digestAlgorithms } from '../pki/algorithms.ts';
+import { type Der, derNull, encode, octetString, oid, sequence, tag } from '../pki/der.ts';
+import { readTokenSummary, tokenOfResponse } from '../pki/token-summary.ts';
+import type { TimeStampReq } from '../pki/tsp-request.ts';
+import { basicChallenge, type GatewayEnv, hasMediaType, headerOf, jsonError, readBody, retryAfter } from './http-request.ts';
+import type { StampAnswer, Stamping } from './stamping.ts';
+
+/** SHA3-512 in Base64, a nonce of 64 octets in hex, names and punctuation: under 400; doubled for white space. */
+const octetsPerImprint = 800;
+const octetsAround = 4_096;
+
+const imprintSchema = z.strictObject({
+  algorithm: z.string().max(32),
+  hash: z.string().max(128),
+  /** Decimal, or hexadecimal behind 0x: JSON numbers lose what lies beyond 53 bits. */
+  nonce: z
+    .string()
+    .regex(/^(-?\d{1,155}|0x[0-9a-fA-F]{1,128})$/)
+    .optional(),
+});
+
+const requestSchema = (imprintsMax: number) =>
+  z.strictObject({
+    hashes: z.array(imprintSchema).min(1).max(imprintsMax),
+    policy: z
+      .string()
+      .regex(/^[0-2](\.(0|[1-9]\d{0,19})){1,30}$/)
+      .optional(),
+    certReq: z.boolean().default(false),
+  });
+type Imprint = z.output<typeof imprintSchema>;
+
+/** INTEGER of any size in minimal two's complement (X.690, 8.3). */
+const integerOf = (value: bigint): Der => {
+  let octets = 1;
+  while (value < -(1n << BigInt(8 * octets - 1)) || value >= 1n << BigInt(8 * octets - 1)) octets += 1;
+  const hex = BigInt.asUintN(8 * octets, value)
+    .toString(16)
+    .padStart(2 * octets, '0');
+  return encode(tag.integer, Buffer.from(hex, 'hex'));
+};
+
+/** messageImprint up to the hash. NULL parameters, as most clients write them and every verifier takes them. */
+const imprintPrefixes = Object.fromEntries(
+  Object.entries(digestAlgorithms).map(([name, algorithm]) => {
+    const whole = sequence(sequence(oid(algorithm.oid), derNull), octetString(new Uint8Array(algorithm.octets)));
+    return [name, whole.slice(0, whole.length - algorithm.octets)];
+  }),
+);
+
+type Item = { readonly kind: 'request'; readonly request: TimeStampReq } | { readonly kind: 'refused'; readonly failInfo: 'badAlg' | 'badDataFormat' };
+
+const strictBase64 = /^[A-Za-z0-9+/]+={0,2}$/;
+
+const itemOf = ({ algorithm, hash, nonce }: Imprint, reqPolicy: Uint8Array | undefined, certReq: boolean): Item => {
+  if (!Object.hasOwn(digestAlgorithms, algorithm)) return { kind: 'refused', failInfo: 'badAlg' };
+  const digest = algorithm as keyof typeof digestAlgorithms;
+  const hashedMessage = strictBase64.test(hash) && hash.length % 4 === 0 ? Buffer.from(hash, 'base64') : Buffer.alloc(0);
+  if (hashedMessage.length !== digestAlgorithms[digest].octets) return { kind: 'refused', failInfo: 'badDataFormat' };
+  const messageImprint = Buffer.concat([imprintPrefixes[digest] as Uint8Array, hashedMessage]);
+  const request: TimeStampReq = {
+    messageImprint,
+    digest,
+    reqPolicy,
+    nonce: nonce === undefined ? undefined : integerOf(BigInt(nonce)),
+    certReq,
+  };
+  return { kind: 'request', request };
+};
+
+const resultOf = (answer: StampAnswer): Record<string, string> => {
+  switch (answer.kind) {
+    case 'granted': {
+      const token = tokenOfResponse(answer.response);
+      const base64 = Buffer.from(token.buffer, token.byteOffset, token.byteLength).toString('base64');
+      return { status: 'granted', token: base64, ...readTokenSummary(token) };
+    }
+    case 'refused':
+      return { status: 'rejection', failInfo: answer.failInfo };
+    case 'failed':
+      return { status: 'rejection', failInfo: 'systemFailure' };
+  }
+};
+
+const describeIssue = (error: z.ZodError): string => {
+  const [issue] = error.issues;
+  return issue === undefined ? '' : `${issue.path.join('.') || '(top level)'}: ${issue.message}`;
+};
+
+export const createTimestampsApp = (stamping: Stamping, imprintsMax: number): Hono<GatewayEnv> => {
+  const schema = requestSchema(imprintsMax);
+  const bodyBytesMax = octetsAround + imprintsMax * octetsPerImprint;
+  const { metrics } = stamping;
+  const app = new Hono<GatewayEnv>();
+
+  app.post('/v1/timestamps', async function timestamps(context) {
+    if (!hasMediaType(context, 'application/json')) {
+      return jsonError(context, 'MEDIA_TYPE_UNSUPPORTED', 'Send application/json.', { Accept: 'application/json' });
+    }
+    const client = stamping.identify(headerOf(context, 'authorization'));
+    if (client === undefined) {
+      metrics.request('unauthenticated');
+      return jsonError(context, 'UNAUTHENTICATED', undefined, basicChallenge);
+    }
+    const body = await readBody(context, bodyBytesMax);
+    if (body.kind !== 'body') {
+      if (body.kind === 'incomplete') return jsonError(context, 'BODY_INCOMPLETE');
+      return jsonError(context, 'BODY_TOO_LARGE', `At most ${bodyBytesMax} octets.`, { Connection: 'close' });
+    }
+    let json: unknown;
+    try {
+      json = JSON.parse(Buffer.from(body.bytes.buffer, body.bytes.byteOffset, body.bytes.byteLength).toString('utf8'));
+    } catch {
+      return jsonError(context, 'REQUEST_INVALID', 'The body is not JSON.');
+    }
+    const parsed = schema.safeParse(json);
+    if (!parsed.success) return jsonError(context, 'REQUEST_INVALID', describeIssue(parsed.error));
+    const { hashes, certReq, policy } = parsed.data;
+    if (!stamping.hasRoomFor(hashes.length)) {
+      metrics.request('overloaded');
+      return jsonError(context, 'OVERLOADED', undefined, retryAfter);
+    }
+    const reqPolicy = policy === undefined ? undefined : oid(policy);
+    const answers = await Promise.all(
+      hashes.map((imprint): StampAnswer | Promise<StampAnswer> => {
+        const item = itemOf(imprint, reqPolicy, certReq);
+        if (item.kind === 'request') return stamping.stamp(item.request, client);
+        metrics.request(item.failInfo);
+        return item;
+      }),
+    );
+    if (answers.every((answer) => answer.kind === 'failed')) return jsonError(context, 'DEADLINE_EXCEEDED', undefined, retryAfter);
+    return context.json({ timestamps: answers.map(resultOf) });
+  });
+  app.all('/v1/timestamps', (context) => jsonError(context, 'METHOD_NOT_ALLOWED', undefined, { Allow: 'POST' }));
+  return app;
+};
