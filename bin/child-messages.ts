@@ -1,0 +1,26 @@
+/** What supervisor and child say to each other over the IPC channel. */
+
+export type Question = 'metrics' | 'health';
+
+export interface Ask {
+  readonly type: 'ask';
+  readonly id: number;
+  readonly what: Question;
+}
+
+export type ChildMessage =
+  | { readonly type: 'ready' }
+  | { readonly type: 'answer'; readonly id: number; readonly value: unknown }
+  /** The question could not be answered; the reason is for the log. */
+  | { readonly type: 'answer'; readonly id: number; readonly error: string };
+
+/** Exit status of a child that another start would not help: what is wrong is in the configuration (EX_CONFIG of sysexits.h). */
+export const exitDoNotRestart = 78;
+
+export const isAsk = (message: unknown): message is Ask =>
+  typeof message === 'object' && message !== null && (message as Ask).type === 'ask' && typeof (message as Ask).id === 'number';
+
+export const isChildMessage = (message: unknown): message is ChildMessage =>
+  typeof message === 'object' &&
+  message !== null &&
+  ((message as ChildMessage).type === 'ready' || (message as ChildMessage).type === 'answer');

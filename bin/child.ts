@@ -1,0 +1,111 @@
+/**
+ * The frame of every service process (gateway, signer): ready, asks, one clean stop, one way to fail.
+ *
+ * Under the supervisor it speaks over IPC and stops when the supervisor is gone, however that went. On a machine of its
+ * own, without IPC, it serves the operations address itself.
+ */
+import { basename } from 'node:path';
+import { setTimeout as delay } from 'node:timers/promises';
+import { SigilloError } from '../config/errors.ts';
+import { loadConfig } from '../config/load.ts';
+import type { Config } from '../config/schema.ts';
+import { type MetricsJson, mergeMetrics } from '../observability/merge-metrics.ts';
+import type { HealthItem } from '../observability/ops-app.ts';
+import { type Ask, type ChildMessage, exitDoNotRestart, isAsk } from './child-messages.ts';
+import { type OpsServer, serveOps } from './ops-server.ts';
+
+/** What a service process hands to its frame once it serves. */
+export interface ChildService {
+  /** Stops accepting, answers what was accepted, closes what is open. Called once. */
+  stop(): Promise<void>;
+  /** `await registry.getMetricsAsJSON()` */
+  metrics(): Promise<unknown>;
+  health(): Promise<readonly HealthItem[]>;
+}
+
+/** The child gives up a little before the supervisor kills it, to be able to say so itself. */
+const stopMarginMs = 250;
+
+const processName = basename(process.argv[1] ?? 'sigillo').replace(/\.[a-z]+$/, '');
+
+/** A wrong PIN must never be tried again (a few wrong tries lock a token); the others stay wrong until somebody edits something. */
+const isFinal = (error: unknown): boolean =>
+  error instanceof SigilloError &&
+  (error.code.startsWith('CONFIG_') ||
+    error.code === 'HSM_PIN_REFUSED' ||
+    error.code === 'HSM_MODULE_MISSING' ||
+    error.code === 'PORT_IN_USE');
+
+/** Says what happened and what to do; before a logger exists, and also when its configuration is what is wrong. */
+export const printFailure = (name: string, error: unknown): void => {
+  const lines: string[] = [];
+  if (error instanceof SigilloError && error.code !== 'INTERNAL') {
+    lines.push(`${error.code}: ${error.message}`, `what to do: ${error.entry.action}`);
+    if (error.cause instanceof Error) lines.push(`because of: ${error.cause.message}`);
+  } else {
+    // Not foreseen, so the place in the code is what helps.
+    lines.push(error instanceof Error ? (error.stack ?? error.message) : String(error));
+  }
+  process.stderr.write(lines.map((line) => `${name}: ${line}\n`).join(''));
+};
+
+const say = (message: ChildMessage): void => {
+  // A supervisor that went away meanwhile is told by `disconnect`; here it is nothing to report.
+  if (process.connected) process.send?.(message, undefined, undefined, () => undefined);
+};
+
+const answer = async (service: ChildService, ask: Ask): Promise<void> => {
+  try {
+    say({ type: 'answer', id: ask.id, value: await (ask.what === 'metrics' ? service.metrics() : service.health()) });
+  } catch (error) {
+    say({ type: 'answer', id: ask.id, error: error instanceof Error ? error.message : String(error) });
+  }
+};
+
+/** Resolves at the first reason to stop; later ones change nothing, so that a stop under way is never cut short. */
+const stopReason = (): Promise<string> =>
+  new Promise((resolve) => {
+    for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP'] as const) process.on(signal, () => resolve(signal));
+    if (process.connected) process.on('disconnect', () => resolve('the supervisor is gone'));
+  });
+
+const serveAlone = (config: Config, service: ChildService): Promise<OpsServer> =>
+  serveOps(config.ops, {
+    health: () => service.health(),
+    metrics: async () => mergeMetrics([{ process: processName, metrics: (await service.metrics()) as MetricsJson }]),
+  });
+
+const serve = async (config: Config, start: (config: Config) => Promise<ChildService>, stopping: Promise<string>): Promise<void> => {
+  const service = await start(config);
+  const alone = process.connected ? undefined : await serveAlone(config, service);
+  process.on('message', (message) => {
+    if (isAsk(message)) void answer(service, message);
+  });
+  say({ type: 'ready' });
+  await stopping;
+  await service.stop();
+  await alone?.close();
+};
+
+/**
+ * Runs a service process from its start to its exit; it never returns to the caller.
+ *
+ * Exit status: 0 after a clean stop, 78 when the configuration is at fault, 1 otherwise.
+ *
+ * @param start opens everything and serves; throws a SigilloError when it cannot
+ */
+export const runChild = async (start: (config: Config) => Promise<ChildService>): Promise<never> => {
+  const stopping = stopReason();
+  try {
+    const config = loadConfig();
+    const bounded = stopping.then(async (reason) => {
+      await delay(config.shutdownMs - stopMarginMs);
+      throw new SigilloError('INTERNAL', `The stop (${reason}) took longer than shutdownMs.`);
+    });
+    await Promise.race([serve(config, start, stopping), bounded]);
+  } catch (error) {
+    printFailure(processName, error);
+    process.exit(isFinal(error) ? exitDoNotRestart : 1);
+  }
+  process.exit(0);
+};

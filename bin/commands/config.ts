@@ -1,0 +1,46 @@
+/** `sigillo config check` and `sigillo config show`. */
+import { stringify } from 'yaml';
+import { SigilloError } from '../../config/errors.ts';
+import { loadConfig } from '../../config/load.ts';
+
+const mask = '***';
+const secretName = /pin|pass|secret|token|credential|key$/i;
+
+/** Credentials inside a URL: the user part, and parameters that some drivers read passwords from. */
+const maskUrl = (text: string): string =>
+  text.replace(/(\w:\/\/)[^/@\s]*@/g, `$1${mask}@`).replace(/([?&][^=&]*(?:pass|secret|token|auth)[^=&]*=)[^&]*/gi, `$1${mask}`);
+
+/**
+ * A copy of the configuration that may be shown. Secrets are only in files, so the paths stay; masked is what can hide one
+ * all the same: credentials in a URL, and variables handed to a PKCS#11 module, whose meaning only its vendor knows.
+ */
+export const maskSecrets = (value: unknown, path: readonly string[] = []): unknown => {
+  if (typeof value === 'string') {
+    const isModuleVariable = path[0] === 'hsm' && path[1] === 'environment';
+    return isModuleVariable && secretName.test(path[2] ?? '') ? mask : maskUrl(value);
+  }
+  if (Array.isArray(value)) return value.map((item, i) => maskSecrets(item, [...path, String(i)]));
+  if (typeof value !== 'object' || value === null) return value;
+  return Object.fromEntries(Object.entries(value).map(([key, item]) => [key, maskSecrets(item, [...path, key])]));
+};
+
+/** Says `ok`, or each problem on a line of its own; false when there is one. */
+export const checkConfig = (): boolean => {
+  try {
+    loadConfig();
+  } catch (error) {
+    if (!(error instanceof SigilloError)) throw error;
+    // The loader joins its problems with semicolons, each beginning with the path of its key.
+    const problems = error.message.replace(`${error.entry.meaning} `, '').split('; ');
+    process.stderr.write(`${error.code}: ${error.entry.meaning}\n${problems.map((problem) => `  ${problem}\n`).join('')}`);
+    return false;
+  }
+  process.stdout.write('ok\n');
+  return true;
+};
+
+/** Prints the configuration in force. @throws CONFIG_* when there is none */
+export const showConfig = (options: { readonly json?: true }): void => {
+  const shown = maskSecrets(loadConfig());
+  process.stdout.write(options.json ? `${JSON.stringify(shown, null, 2)}\n` : stringify(shown));
+};

@@ -1,0 +1,96 @@
+/**
+ * What every start makes sure of before a service process runs: home folder, tokens, keys and certificates.
+ *
+ * Each step looks first and makes only what is missing, and what it makes appears at once and whole, so a run that was
+ * killed anywhere is finished by the next. One run at a time for a home folder: the caller holds its lock.
+ */
+import { chmodSync, mkdirSync, statSync } from 'node:fs';
+import { SigilloError } from '../config/errors.ts';
+import { homePaths } from '../config/home.ts';
+import type { Config } from '../config/schema.ts';
+import { ensureEmbeddedTokens } from '../signer/embedded-token.ts';
+import { type Hsm, type HsmModule, type HsmSlot, openModule, resolveHsm, slotForPurpose } from '../signer/pkcs11-module.ts';
+import { ensureAuthorities, ensureTsu } from './demonstration-pki.ts';
+import { checkInstalledTsu } from './installed-tsu.ts';
+
+const prepareFolder = (config: Config): void => {
+  const paths = homePaths(config.home);
+  mkdirSync(paths.root, { recursive: true, mode: 0o700 });
+  const { mode, uid } = statSync(paths.root);
+  if ((mode & 0o077) !== 0) {
+    // Closing a folder that is shared on purpose, such as /tmp, would break others.
+    if ((mode & 0o1000) !== 0 || uid !== process.getuid?.()) {
+      throw new SigilloError('CONFIG_INVALID', `home: ${paths.root} is open to others and not ours to close; choose a folder of its own`);
+    }
+    chmodSync(paths.root, 0o700);
+  }
+  mkdirSync(paths.pkiFolder, { recursive: true, mode: 0o700 });
+};
+
+/** Slots that a start reads or writes keys in; others are the business of whoever uses them. */
+const slotsInUse = (config: Config, hsm: Hsm): readonly HsmSlot[] => {
+  if (config.timestamp.tsu.source === 'installed') return hsm.slots.filter(({ purposes }) => purposes.includes('timestamp'));
+  return [...new Set([slotForPurpose(hsm, 'authority'), slotForPurpose(hsm, 'timestamp')])];
+};
+
+const prepareDemonstration = async (config: Config, hsm: Hsm, module: HsmModule, progress: Progress, now: () => Date): Promise<void> => {
+  const [authoritySlot, timestampSlot] = [slotForPurpose(hsm, 'authority'), slotForPurpose(hsm, 'timestamp')];
+  const authoritySession = module.openSession(authoritySlot.label, { readWrite: true });
+  const timestampSession = timestampSlot === authoritySlot ? authoritySession : module.openSession(timestampSlot.label, { readWrite: true });
+  const context = { config, authoritySession, timestampSession, now, made: progress.made };
+  progress.begin('Demonstration root CA and timestamp CA');
+  const { timestampCa } = await ensureAuthorities(context);
+  progress.begin(`Timestamping unit (${config.timestamp.algorithm})`);
+  await ensureTsu(context, timestampCa);
+};
+
+interface Progress {
+  /** A step begins. */
+  begin(title: string): void;
+  /** Something is there that was not. */
+  made(what: string): void;
+}
+
+const createProgress = (total: number, report: (line: string) => void): Progress => {
+  let step = 0;
+  return {
+    begin(title) {
+      step += 1;
+      report(`[${step}/${total}] ${title}`);
+    },
+    made: (what) => report(`      made: ${what}`),
+  };
+};
+
+/**
+ * Makes the home folder ready for the service, reporting each step in one line. Loads the PKCS#11 module and unloads it
+ * again, so it runs in a process of its own.
+ *
+ * @param options.now the clock, for tests of what depends on the date
+ */
+export const firstStart = async (config: Config, report: (line: string) => void, options: { now?: () => Date } = {}): Promise<void> => {
+  const now = options.now ?? (() => new Date());
+  const embedded = config.hsm.mode === 'embedded';
+  const demonstration = config.timestamp.tsu.source === 'demonstration';
+  const progress = createProgress(2 + (embedded ? 1 : 0) + (demonstration ? 2 : 1), report);
+  progress.begin(`Home folder ${config.home}`);
+  prepareFolder(config);
+  if (embedded) {
+    progress.begin('SoftHSM tokens');
+    for (const label of ensureEmbeddedTokens(config)) progress.made(`token ${label}`);
+  }
+  progress.begin('Login to the tokens');
+  const hsm = resolveHsm(config);
+  const module = openModule(hsm);
+  try {
+    for (const slot of slotsInUse(config, hsm)) module.login(slot);
+    if (demonstration) {
+      await prepareDemonstration(config, hsm, module, progress, now);
+    } else {
+      progress.begin('Installed timestamping unit');
+      await checkInstalledTsu(config, hsm, module, now());
+    }
+  } finally {
+    module.close();
+  }
+};

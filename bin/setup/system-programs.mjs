@@ -1,0 +1,163 @@
+/**
+ * The programs that come from the system and not from npm. On Debian and its relatives they are installed, each with its
+ * reason; elsewhere the commands are printed, because guessing on a system we do not test on could do harm.
+ */
+import { spawnSync } from 'node:child_process';
+import { accessSync, constants, existsSync, readFileSync } from 'node:fs';
+import { delimiter, join } from 'node:path';
+
+/** Where Debian, Fedora, Alpine, Arch and Homebrew put the module. */
+const softhsmModules = [
+  '/usr/lib/softhsm/libsofthsm2.so',
+  '/usr/lib/x86_64-linux-gnu/softhsm/libsofthsm2.so',
+  '/usr/lib/aarch64-linux-gnu/softhsm/libsofthsm2.so',
+  '/usr/lib64/pkcs11/libsofthsm2.so',
+  '/usr/lib64/softhsm/libsofthsm2.so',
+  '/usr/lib/pkcs11/libsofthsm2.so',
+  '/usr/local/lib/softhsm/libsofthsm2.so',
+  '/opt/homebrew/lib/softhsm/libsofthsm2.so',
+];
+
+const inPath = (program) =>
+  (process.env['PATH'] ?? '').split(delimiter).some((folder) => {
+    try {
+      accessSync(join(folder, program), constants.X_OK);
+      return true;
+    } catch {
+      return false;
+    }
+  });
+
+/** Package names by package manager; one name stands for all of them. */
+const needs = [
+  {
+    name: 'softhsm2',
+    why: 'a PKCS#11 token in software, for keys until a real HSM is configured',
+    packages: { dnf: 'softhsm', apk: 'softhsm', pacman: 'softhsm', brew: 'softhsm' },
+    present: () => softhsmModules.some(existsSync),
+  },
+  {
+    name: 'redis-server',
+    why: 'the queue between gateway and signer; Sigillo runs a private one of its own',
+    packages: { dnf: 'redis', apk: 'redis', pacman: 'redis', brew: 'redis' },
+    present: () => inPath('redis-server'),
+  },
+  { name: 'openssl', why: 'verifies timestamps with a tool that is not ours', present: () => inPath('openssl') },
+  { name: 'curl', why: 'fetches a timestamp from the command line', present: () => inPath('curl') },
+  {
+    name: 'python3',
+    why: 'node-gyp needs it to compile pkcs11js',
+    packages: { pacman: 'python' },
+    compiling: true,
+    present: () => inPath('python3'),
+  },
+  { name: 'make', why: 'node-gyp needs it to compile pkcs11js', compiling: true, present: () => inPath('make') },
+  {
+    name: 'g++',
+    why: 'node-gyp needs it to compile pkcs11js',
+    packages: { dnf: 'gcc-c++', pacman: 'gcc', brew: 'gcc' },
+    compiling: true,
+    present: () => inPath('g++'),
+  },
+];
+
+/** Install commands of the systems whose package names are known, by ID or ID_LIKE of os-release(5). */
+const managers = [
+  { ids: ['debian', 'ubuntu'], key: 'apt', command: 'apt-get install --yes --no-install-recommends' },
+  { ids: ['fedora', 'rhel', 'centos'], key: 'dnf', command: 'dnf install --assumeyes' },
+  { ids: ['alpine'], key: 'apk', command: 'apk add' },
+  { ids: ['arch'], key: 'pacman', command: 'pacman -S --needed' },
+  { ids: ['darwin'], key: 'brew', command: 'brew install' },
+];
+
+const systemIds = () => {
+  if (process.platform !== 'linux') return [process.platform];
+  try {
+    const text = readFileSync('/etc/os-release', 'utf8');
+    return [...text.matchAll(/^(?:ID|ID_LIKE)=(.*)$/gm)].flatMap((match) => match[1].replaceAll(/["']/g, '').split(/\s+/));
+  } catch {
+    return []; // a system that does not say what it is, is one we do not know
+  }
+};
+
+const packageName = (need, key) => need.packages?.[key] ?? need.name;
+
+const listed = (missing, key) => missing.map((need) => `  ${packageName(need, key).padEnd(14)} ${need.why}`).join('\n');
+
+const byHand = (missing, manager, reason) => {
+  const privileged = manager?.key === 'brew' ? '' : 'sudo ';
+  const command =
+    manager === undefined
+      ? 'Install these programs with the package manager of your system.'
+      : `Run this, then start again:\n\n  ${privileged}${manager.command} ${missing.map((need) => packageName(need, manager.key)).join(' ')}`;
+  return new Error(
+    `${reason}\n\nMissing:\n${listed(missing, manager?.key)}\n\n${command}\n\n` +
+      'With an HSM and a Redis of your own, neither softhsm2 nor redis-server is needed: run `npm ci`, then `npx sigillo start`.',
+  );
+};
+
+const isRoot = process.getuid?.() === 0;
+/** A system service can be managed only where systemd is the init that runs. */
+const systemdRuns = () => existsSync('/run/systemd/system') && inPath('systemctl');
+
+/** @returns true when the command succeeded */
+const asRoot = (command, args, { quiet } = { quiet: false }) => {
+  // sudo drops the environment, so what apt needs is set on its far side.
+  const line = ['env', 'DEBIAN_FRONTEND=noninteractive', command, ...args];
+  if (!isRoot) line.unshift('sudo');
+  const result = spawnSync(line[0], line.slice(1), { stdio: quiet ? ['inherit', 'ignore', 'ignore'] : 'inherit' });
+  return result.status === 0;
+};
+
+/**
+ * Debian starts a Redis on port 6379 as soon as the package is installed. Nobody asked for that one: Sigillo runs its own
+ * on a unix socket. A service that was there before us is left alone.
+ */
+const installWithoutService = (install) => {
+  const service = 'redis-server.service';
+  if (systemdRuns()) {
+    console.log(`The system's own Redis service is kept off (${service}): Sigillo runs a private Redis instead.`);
+    asRoot('systemctl', ['mask', '--runtime', service], { quiet: true });
+    const installed = install();
+    asRoot('systemctl', ['unmask', '--runtime', service], { quiet: true });
+    asRoot('systemctl', ['disable', '--now', service], { quiet: true });
+    return installed;
+  }
+  const installed = install();
+  if (existsSync('/etc/init.d/redis-server')) {
+    console.log("The system's own Redis service is stopped and turned off: Sigillo runs a private Redis instead.");
+    asRoot('/etc/init.d/redis-server', ['stop'], { quiet: true });
+    asRoot('update-rc.d', ['redis-server', 'disable'], { quiet: true });
+  }
+  return installed;
+};
+
+const installWithApt = (missing, manager) => {
+  console.log(`Sigillo needs these packages of the system and installs them now:\n${listed(missing, 'apt')}\n`);
+  // A failing update (one mirror of several) may still leave lists that are good enough; the install decides.
+  asRoot('apt-get', ['update', '--quiet']);
+  const names = missing.map((need) => need.name);
+  const install = () => asRoot('apt-get', ['install', '--yes', '--quiet', '--no-install-recommends', ...names]);
+  const installed = names.includes('redis-server') ? installWithoutService(install) : install();
+  if (!installed) throw byHand(missing, manager, 'apt-get failed; its lines above say why.');
+};
+
+/**
+ * Makes sure that the system's programs are there. Throws with a message for the user when they are not and cannot be installed.
+ *
+ * @param {{ compiling: boolean }} options compiling: npm packages are going to be built
+ */
+export const ensurePrograms = ({ compiling }) => {
+  const absent = () => needs.filter((need) => (compiling || need.compiling !== true) && !need.present());
+  const missing = absent();
+  if (missing.length === 0) return;
+  const ids = systemIds();
+  const manager = managers.find((one) => one.ids.some((id) => ids.includes(id)));
+  if (manager === undefined) throw byHand(missing, undefined, 'This system is not one that Sigillo can set up by itself.');
+  if (manager.key !== 'apt') throw byHand(missing, manager, 'On this system Sigillo installs nothing by itself.');
+  if (!inPath('apt-get')) throw byHand(missing, manager, 'apt-get is not in PATH.');
+  if (!isRoot && !inPath('sudo')) throw byHand(missing, manager, 'Installing packages needs root, and there is no sudo.');
+  installWithApt(missing, manager);
+  const still = absent();
+  if (still.length > 0) throw byHand(still, manager, 'apt-get succeeded, but some programs are still not found.');
+};

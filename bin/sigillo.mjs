@@ -1,0 +1,27 @@
+#!/usr/bin/env node
+/** `npx sigillo`: runs the command line on Node 24 or later, whatever Node the machine starts scripts with. */
+import { spawn } from 'node:child_process';
+import { existsSync } from 'node:fs';
+import { constants } from 'node:os';
+import { fileURLToPath } from 'node:url';
+
+const nodeMajorMin = 24;
+const cli = new URL('./sigillo.ts', import.meta.url);
+const ownNode = fileURLToPath(new URL('../node_modules/.bin/node', import.meta.url));
+
+if (!existsSync(ownNode)) {
+  console.error('sigillo: the npm packages are not installed. Run `npm start` once: it sets everything up.');
+  process.exit(1);
+}
+if (Number.parseInt(process.versions.node, 10) >= nodeMajorMin) {
+  await import(cli.href);
+} else {
+  const child = spawn(ownNode, [fileURLToPath(cli), ...process.argv.slice(2)], { stdio: 'inherit' });
+  // Stay until the command has ended in its own way; it acts on the first signal only.
+  for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP']) process.on(signal, () => child.kill(signal));
+  child.on('error', (error) => {
+    console.error(`sigillo: ${error.message}`);
+    process.exitCode = 1;
+  });
+  child.on('exit', (code, signal) => process.exit(code ?? 128 + (signal === null ? 0 : constants.signals[signal])));
+}

@@ -1,0 +1,288 @@
+/**
+ * Runs the whole service on one machine: private Redis, first-start step, signer and gateway, and the operations address.
+ *
+ * Guarantees: one supervisor for each home; what dies is started again; a stop answers what was accepted and flushes
+ * what was written (gateway, then signer, then Redis), each within config.shutdownMs.
+ */
+import { type ChildProcess, fork } from 'node:child_process';
+import { once } from 'node:events';
+import { chmodSync, mkdirSync } from 'node:fs';
+import { fileURLToPath } from 'node:url';
+import { Counter, Gauge, Registry } from 'prom-client';
+import { SigilloError } from '../config/errors.ts';
+import { type HomePaths, homePaths } from '../config/home.ts';
+import type { Config } from '../config/schema.ts';
+import { createLogger, type Logger } from '../observability/log.ts';
+import { type MetricsJson, mergeMetrics, type ProcessMetrics } from '../observability/merge-metrics.ts';
+import type { HealthItem } from '../observability/ops-app.ts';
+import { announcement } from './announcement.ts';
+import { printFailure } from './child.ts';
+import {
+  type EmbeddedRedisConfig,
+  pingRedis,
+  redisReadyMsMax,
+  shutDownLeftoverRedis,
+  spawnRedis,
+  untilRedisReady,
+} from './embedded-redis.ts';
+import { type HomeLock, knowProcess, lockHome, untilGone } from './home-lock.ts';
+import { type OpsServer, serveOps } from './ops-server.ts';
+import { describeExit, SupervisedProcess, terminate, untilReadyMessage } from './supervised-process.ts';
+
+/** The programs that are run; tests put their own in place. */
+interface ServicePrograms {
+  readonly firstStart: string;
+  readonly signer: string;
+  readonly gateway: string;
+}
+
+const program = (file: string): string => fileURLToPath(new URL(file, import.meta.url));
+const ourPrograms: ServicePrograms = {
+  firstStart: program('first-start.ts'),
+  signer: program('signer.ts'),
+  gateway: program('gateway.ts'),
+};
+
+/** Probes expect an answer in a few seconds; a healthy child answers within milliseconds. */
+const askDeadlineMs = 1_000;
+/** Opening many sessions on a network HSM takes tens of seconds. */
+const serviceReadyMsMax = 120_000;
+const stopSignals = ['SIGTERM', 'SIGINT', 'SIGHUP'] as const;
+
+/** Thrown through the start when a stop was asked for meanwhile. */
+class StoppedEarly extends Error {}
+
+class Supervisor {
+  readonly #config: Config;
+  readonly #programs: ServicePrograms;
+  readonly #paths: HomePaths;
+  readonly #log: Logger;
+  readonly #registry = new Registry();
+  readonly #restarts: Counter<'process'>;
+  /** In the order of their start; the stop goes backwards. */
+  readonly #processes: SupervisedProcess[] = [];
+  readonly #exitStatus = Promise.withResolvers<number>();
+  #phase: 'starting' | 'running' | 'stopping' = 'starting';
+  #firstStart: ChildProcess | undefined;
+  #lock: HomeLock | undefined;
+  #ops: OpsServer | undefined;
+
+  constructor(config: Config, programs: ServicePrograms) {
+    this.#config = config;
+    this.#programs = programs;
+    this.#paths = homePaths(config.home);
+    this.#log = createLogger(config.log, 'supervisor');
+    const registers = [this.#registry];
+    this.#restarts = new Counter({ name: 'supervised_restarts_total', help: 'Starts after a death', labelNames: ['process'], registers });
+    const processes = this.#processes;
+    new Gauge({
+      name: 'supervised_up',
+      help: '1 while the process is ready',
+      labelNames: ['process'],
+      registers,
+      collect() {
+        for (const one of processes) this.set({ process: one.name }, one.state === 'ready' ? 1 : 0);
+      },
+    });
+  }
+
+  async run(): Promise<number> {
+    const onSignal = (signal: NodeJS.Signals): void => this.#requestStop(0, signal);
+    for (const signal of stopSignals) process.on(signal, onSignal);
+    // A closed terminal or pipe must not end the service.
+    for (const stream of [process.stdout, process.stderr]) stream.on('error', () => undefined);
+    let status: number;
+    try {
+      await this.#start();
+      status = await this.#exitStatus.promise;
+    } catch (error) {
+      if (error instanceof StoppedEarly) status = await this.#exitStatus.promise;
+      else {
+        printFailure('sigillo', error);
+        status = 1;
+      }
+    }
+    await this.#stop();
+    // Only now: a signal during the stop must not fall back to the default action and cut it short.
+    for (const signal of stopSignals) process.off(signal, onSignal);
+    return status;
+  }
+
+  #requestStop(status: number, reason: string): void {
+    if (this.#phase === 'stopping') return;
+    this.#phase = 'stopping';
+    this.#log.info({ reason }, 'stopping');
+    this.#exitStatus.resolve(status);
+  }
+
+  /** Waits for a step of the start, unless a stop is asked for first. */
+  async #step<T>(step: Promise<T>): Promise<T> {
+    const stopped = this.#exitStatus.promise.then(() => {
+      throw new StoppedEarly();
+    });
+    return Promise.race([step, stopped]);
+  }
+
+  async #start(): Promise<void> {
+    const { home, redis } = this.#config;
+    makeHome(home);
+    this.#lock = await lockHome(this.#paths.lockFile);
+    this.#ops = await serveOps(this.#config.ops, { health: () => this.#health(), metrics: () => this.#metrics() });
+    await this.#step(this.#endLeftovers(this.#lock));
+    if (redis.mode === 'embedded') await this.#step(this.#startRedis(redis));
+    await this.#step(this.#runFirstStart());
+    const services = (['signer', 'gateway'] as const).map((name) =>
+      this.#supervise(name, serviceReadyMsMax, { spawn: () => this.#fork(this.#programs[name]), untilReady: untilReadyMessage }),
+    );
+    await this.#step(Promise.all(services.map((service) => service.firstReady)));
+    this.#phase = 'running';
+    process.stdout.write(announcement(this.#config));
+  }
+
+  /** At the first start a Redis that ends at once is a fault to report, not one to wait for. */
+  async #startRedis(redis: EmbeddedRedisConfig): Promise<void> {
+    const ended = Promise.withResolvers<never>();
+    const { redisSocket, redisFolder } = this.#paths;
+    const supervised = this.#supervise('redis', redisReadyMsMax, {
+      spawn: () => spawnRedis(redis, this.#paths),
+      untilReady: async (_child, gone) => {
+        try {
+          await untilRedisReady(redisSocket, gone);
+        } catch (cause) {
+          ended.reject(new SigilloError('REDIS_UNAVAILABLE', `${redis.serverPath} ended at its start; see ${redisFolder}/redis.log`));
+          throw cause;
+        }
+      },
+    });
+    await Promise.race([supervised.firstReady, ended.promise]);
+  }
+
+  /** Detached children have their own process group: Ctrl-C in the terminal reaches only us, and we keep the order. */
+  #fork(file: string): ChildProcess {
+    return fork(file, [], { detached: true, execPath: process.execPath, env: process.env, stdio: ['ignore', 'inherit', 'inherit', 'ipc'] });
+  }
+
+  #supervise(
+    name: string,
+    readyMsMax: number,
+    how: { spawn: () => ChildProcess; untilReady: (child: ChildProcess, gone: AbortSignal) => Promise<void> },
+  ): SupervisedProcess {
+    const supervised = new SupervisedProcess({
+      name,
+      readyMsMax,
+      log: this.#log,
+      ...how,
+      onSpawn: (pid) => this.#lock?.record(name, pid),
+      onRestart: () => this.#restarts.inc({ process: name }),
+      onFailed: (status) => this.#requestStop(status, `${name} cannot run with this configuration`),
+    });
+    this.#restarts.inc({ process: name }, 0);
+    this.#processes.push(supervised);
+    supervised.start();
+    return supervised;
+  }
+
+  /** An earlier supervisor was killed: its children stop by themselves, and its Redis must not run beside ours. */
+  async #endLeftovers(lock: HomeLock): Promise<void> {
+    const { shutdownMs, redis } = this.#config;
+    const services = lock.leftovers.filter((known) => known.name !== 'redis');
+    const server = lock.leftovers.find((known) => known.name === 'redis');
+    for (const known of services) {
+      this.#log.warn({ process: known.name, childPid: known.pid }, 'left over from a supervisor that was killed: waiting for its end');
+    }
+    await Promise.all(services.map((known) => untilGone(known, shutdownMs)));
+    if (redis.mode !== 'embedded') return;
+    const pid = await shutDownLeftoverRedis(this.#paths.redisSocket);
+    const answering = pid === undefined ? undefined : knowProcess('redis', pid);
+    for (const known of [answering, server]) {
+      if (known === undefined) continue;
+      const flushed = await untilGone(known, shutdownMs);
+      this.#log.warn({ childPid: known.pid, flushed }, 'a Redis left over from a supervisor that was killed is shut down');
+    }
+  }
+
+  /** Finishes what the home folder lacks. It is run every time, because an earlier run may have been interrupted anywhere. */
+  async #runFirstStart(): Promise<void> {
+    const child = this.#fork(this.#programs.firstStart);
+    this.#firstStart = child;
+    if (child.pid !== undefined) this.#lock?.record('first-start', child.pid);
+    const [code, signal] = (await once(child, 'exit')) as [number | null, NodeJS.Signals | null];
+    this.#firstStart = undefined;
+    if (code !== 0 && this.#phase !== 'stopping') {
+      throw new SigilloError('SETUP_INCOMPLETE', `The first-start step ended with ${describeExit(code, signal)}; its lines above say why.`);
+    }
+  }
+
+  async #stop(): Promise<void> {
+    this.#phase = 'stopping';
+    const { shutdownMs } = this.#config;
+    if (this.#firstStart !== undefined) {
+      await terminate(this.#firstStart, shutdownMs, () => this.#log.error('the first-start step does not stop in time: killed'));
+    }
+    for (const supervised of this.#processes.toReversed()) await supervised.stop(shutdownMs);
+    await this.#ops?.close();
+    this.#lock?.release();
+    this.#log.info('stopped');
+  }
+
+  async #health(): Promise<HealthItem[]> {
+    const own = this.#phase === 'running' ? [] : [{ name: 'supervisor', ok: false, detail: this.#phase }];
+    const items = await Promise.all(this.#processes.map((supervised) => this.#healthOf(supervised)));
+    return mergeByName([...own, ...items.flat()]);
+  }
+
+  async #healthOf(supervised: SupervisedProcess): Promise<HealthItem[]> {
+    const { name } = supervised;
+    if (supervised.state !== 'ready') return [{ name, ok: false, detail: supervised.describe() }];
+    try {
+      const items = name === 'redis' ? await pingRedis(this.#paths.redisSocket) : await supervised.ask('health', askDeadlineMs);
+      return [{ name, ok: true, detail: 'ready' }, ...((items ?? []) as HealthItem[])];
+    } catch (error) {
+      return [{ name, ok: false, detail: (error as Error).message }];
+    }
+  }
+
+  async #metrics(): Promise<string> {
+    const own: ProcessMetrics = { process: 'supervisor', metrics: (await this.#registry.getMetricsAsJSON()) as MetricsJson };
+    const services = this.#processes.filter((supervised) => supervised.name !== 'redis');
+    const answers = await Promise.all(
+      services.map(async (supervised): Promise<ProcessMetrics[]> => {
+        try {
+          return [{ process: supervised.name, metrics: (await supervised.ask('metrics', askDeadlineMs)) as MetricsJson }];
+        } catch {
+          return []; // supervised_up says that it is missing
+        }
+      }),
+    );
+    return mergeMetrics([own, ...answers.flat()]);
+  }
+}
+
+const makeHome = (home: string): void => {
+  try {
+    mkdirSync(home, { recursive: true, mode: 0o700 });
+    chmodSync(home, 0o700);
+  } catch (cause) {
+    throw new SigilloError('CONFIG_UNREADABLE', `home: ${home} cannot be made private (mode 0700) for the user that runs Sigillo.`, {
+      cause,
+    });
+  }
+};
+
+/** Gateway and signer may both look at one thing (Redis): it is well when it is well for all of them. */
+const mergeByName = (items: readonly HealthItem[]): HealthItem[] => {
+  const merged = new Map<string, HealthItem>();
+  for (const item of items) {
+    const known = merged.get(item.name);
+    if (known === undefined || (known.ok && !item.ok)) merged.set(item.name, item);
+  }
+  return [...merged.values()];
+};
+
+/**
+ * Runs the service until it is told to stop or cannot run.
+ *
+ * @returns the exit status: 0 after an ordered stop, 78 when a process says that its configuration is wrong, 1 when the start failed
+ */
+export const superviseService = (config: Config, programs: ServicePrograms = ourPrograms): Promise<number> =>
+  new Supervisor(config, programs).run();
