@@ -26,7 +26,9 @@ export interface IssueRequest {
   /** SubjectPublicKeyInfo of the certificate's own key. */
   readonly spki: Der;
   /** The CA with its certificate; undefined signs the certificate with its own key. */
-  readonly issuer: { readonly signer: CertificateSigner; readonly certificate: X509Certificate } | { readonly signer: CertificateSigner; readonly certificate: undefined };
+  readonly issuer:
+    | { readonly signer: CertificateSigner; readonly certificate: X509Certificate }
+    | { readonly signer: CertificateSigner; readonly certificate: undefined };
   readonly now: Date;
 }
 
@@ -54,7 +56,8 @@ const addYears = (start: Date, years: number): Date => {
   return end;
 };
 
-const fault = (detail: string, cause?: unknown): SigilloError => new SigilloError('CERTIFICATE_INVALID', detail, cause === undefined ? {} : { cause });
+const fault = (detail: string, cause?: unknown): SigilloError =>
+  new SigilloError('CERTIFICATE_INVALID', detail, cause === undefined ? {} : { cause });
 
 const validity = (notBefore: Date, years: number, issuer: X509Certificate | undefined): { notBefore: Date; notAfter: Date } => {
   const wanted = addYears(notBefore, years);
@@ -65,7 +68,7 @@ const validity = (notBefore: Date, years: number, issuer: X509Certificate | unde
     throw fault(`its issuer is valid from ${issuerFrom.toISOString()}, and the clock says ${notBefore.toISOString()}; check the clock`);
   }
   if (notBefore >= issuerTo) throw fault(`its issuer expired at ${issuerTo.toISOString()}`);
-  return { notBefore, notAfter: wanted < issuerTo ? wanted : issuerTo };
+  return { notBefore, notAfter: new Date(Math.min(wanted.getTime(), issuerTo.getTime())) };
 };
 
 /** Reads the certificate back and compares it with what was asked for. */
@@ -79,7 +82,8 @@ const checked = (der: Uint8Array, request: IssueRequest, issuerKey: KeyObject, a
   const authority = request.issuer.certificate ?? certificate;
   if (!certificate.verify(issuerKey)) throw fault('the signature of the certificate that was just made does not verify');
   if (!certificate.checkIssued(authority)) throw fault('the certificate that was just made does not name its issuer');
-  if (!samePublicKey(certificate.publicKey.export({ format: 'der', type: 'spki' }), request.spki)) throw fault('the certificate that was just made has another key');
+  if (!samePublicKey(certificate.publicKey.export({ format: 'der', type: 'spki' }), request.spki))
+    throw fault('the certificate that was just made has another key');
   if (certificate.ca !== (request.kind !== 'tsu')) throw fault('the certificate that was just made has the wrong basic constraints');
   if (certificate.validFromDate > at || certificate.validToDate <= at) throw fault('the certificate that was just made is not valid now');
   return certificate;

@@ -59,10 +59,12 @@ const readChain = (file: string): [X509Certificate, ...X509Certificate[]] => {
   throw invalid(file, 'no certificate in it');
 };
 
-const writeChain = (file: string, chain: readonly X509Certificate[]): void => writeFileAtomic(file, chain.map((certificate) => certificate.toString()).join(''), { mode: 0o644 });
+const writeChain = (file: string, chain: readonly X509Certificate[]): void =>
+  writeFileAtomic(file, chain.map((certificate) => certificate.toString()).join(''), { mode: 0o644 });
 
 const checkIssuedBy = (file: string, certificate: X509Certificate, issuer: X509Certificate): void => {
-  if (!certificate.checkIssued(issuer) || !certificate.verify(issuer.publicKey)) throw invalid(file, `not issued by ${issuer.subject.replaceAll('\n', ', ')}`);
+  if (!certificate.checkIssued(issuer) || !certificate.verify(issuer.publicKey))
+    throw invalid(file, `not issued by ${issuer.subject.replaceAll('\n', ', ')}`);
 };
 
 /** Self-test with the certificate of a file, where a mismatch names the file. */

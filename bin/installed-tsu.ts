@@ -34,7 +34,12 @@ const hasTimeStampingUsage = (certificate: X509Certificate): boolean => {
   }
 };
 
-const checkPath = async (chainFile: string, chain: readonly X509Certificate[], roots: readonly X509Certificate[], now: Date): Promise<void> => {
+const checkPath = async (
+  chainFile: string,
+  chain: readonly X509Certificate[],
+  roots: readonly X509Certificate[],
+  now: Date,
+): Promise<void> => {
   // Path validation reads with pkijs, which the demonstration does not need at every start.
   const { findPath, parseCertificate } = await import('../pki/certificate-path.ts');
   const parse = (certificate: X509Certificate): NonNullable<ReturnType<typeof parseCertificate>> => {
@@ -72,7 +77,10 @@ export const checkInstalledTsu = async (config: Config, hsm: Hsm, module: HsmMod
   }
   if (found === 0) throw new SigilloError('HSM_KEY_MISSING', `"${tsu.keyLabel}" is in no slot with the purpose timestamp`);
   if (certificate === undefined || !hasTimeStampingUsage(certificate)) {
-    throw new SigilloError('CERTIFICATE_INVALID', `${tsu.chainFile}: the first certificate must have timeStamping as its only, critical extended key usage`);
+    throw new SigilloError(
+      'CERTIFICATE_INVALID',
+      `${tsu.chainFile}: the first certificate must have timeStamping as its only, critical extended key usage`,
+    );
   }
   await checkPath(tsu.chainFile, chain, readCertificates(config.trust.rootsFile), now);
 };

@@ -4,7 +4,8 @@
  * Each step looks first and makes only what is missing, and what it makes appears at once and whole, so a run that was
  * killed anywhere is finished by the next. One run at a time for a home folder: the caller holds its lock.
  */
-import { chmodSync, mkdirSync, statSync } from 'node:fs';
+import { chmodSync, mkdirSync, readdirSync, rmSync, statSync } from 'node:fs';
+import { join } from 'node:path';
 import { SigilloError } from '../config/errors.ts';
 import { homePaths } from '../config/home.ts';
 import type { Config } from '../config/schema.ts';
@@ -25,6 +26,8 @@ const prepareFolder = (config: Config): void => {
     chmodSync(paths.root, 0o700);
   }
   mkdirSync(paths.pkiFolder, { recursive: true, mode: 0o700 });
+  // Left by an interrupted atomic write; a TSU gets another number then, so nothing would overwrite it.
+  for (const name of readdirSync(paths.pkiFolder)) if (name.endsWith('.pem.new')) rmSync(join(paths.pkiFolder, name));
 };
 
 /** Slots that a start reads or writes keys in; others are the business of whoever uses them. */
@@ -36,7 +39,8 @@ const slotsInUse = (config: Config, hsm: Hsm): readonly HsmSlot[] => {
 const prepareDemonstration = async (config: Config, hsm: Hsm, module: HsmModule, progress: Progress, now: () => Date): Promise<void> => {
   const [authoritySlot, timestampSlot] = [slotForPurpose(hsm, 'authority'), slotForPurpose(hsm, 'timestamp')];
   const authoritySession = module.openSession(authoritySlot.label, { readWrite: true });
-  const timestampSession = timestampSlot === authoritySlot ? authoritySession : module.openSession(timestampSlot.label, { readWrite: true });
+  const timestampSession =
+    timestampSlot === authoritySlot ? authoritySession : module.openSession(timestampSlot.label, { readWrite: true });
   const context = { config, authoritySession, timestampSession, now, made: progress.made };
   progress.begin('Demonstration root CA and timestamp CA');
   const { timestampCa } = await ensureAuthorities(context);

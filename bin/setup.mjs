@@ -13,7 +13,7 @@ import { ensurePackages, packagesAreInstalled } from './setup/npm-packages.mjs';
 import { ensurePrograms } from './setup/system-programs.mjs';
 
 const root = dirname(dirname(fileURLToPath(import.meta.url)));
-const entryPoints = { start: ['bin/sigillo.ts', 'start'], test: ['test/run.ts'], bench: ['bench/run.ts'] };
+const entryPoints = { start: ['bin/sigillo.mjs', 'start'], test: ['test/run.ts'], bench: ['bench/run.ts'] };
 
 /**
  * Runs the entry point to its end and takes over its exit status.

@@ -29,6 +29,12 @@ import { type HomeLock, knowProcess, lockHome, untilGone } from './home-lock.ts'
 import { type OpsServer, serveOps } from './ops-server.ts';
 import { describeExit, SupervisedProcess, terminate, untilReadyMessage } from './supervised-process.ts';
 
+/**
+ * Half of V8's default: a gateway at full load keeps 174 MB instead of 300 MB resident, at no measurable cost in speed
+ * (with 4 MB what is in flight is promoted too early, and a stamp costs the gateway half as much again).
+ */
+const memoryOptions = ['--max-semi-space-size=8'];
+
 /** The programs that are run; tests put their own in place. */
 interface ServicePrograms {
   readonly firstStart: string;
@@ -159,7 +165,13 @@ class Supervisor {
 
   /** Detached children have their own process group: Ctrl-C in the terminal reaches only us, and we keep the order. */
   #fork(file: string): ChildProcess {
-    return fork(file, [], { detached: true, execPath: process.execPath, env: process.env, stdio: ['ignore', 'inherit', 'inherit', 'ipc'] });
+    return fork(file, [], {
+      detached: true,
+      execPath: process.execPath,
+      execArgv: [...process.execArgv, ...memoryOptions],
+      env: process.env,
+      stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
+    });
   }
 
   #supervise(

@@ -8,7 +8,7 @@ const unixSocketPathBytesMax = 107;
 
 export interface HomePaths {
   readonly root: string;
-  /** PID of the supervisor that owns this home folder. */
+  /** Says which supervisor owns this home folder, and its children (bin/home-lock.ts). */
   readonly lockFile: string;
   readonly softhsmConf: string;
   readonly tokenFolder: string;
@@ -30,7 +30,7 @@ export const homePaths = (home: string): HomePaths => {
   const pkiFolder = join(home, 'pki');
   return {
     root: home,
-    lockFile: join(home, 'supervisor.pid'),
+    lockFile: join(home, 'supervisor.lock'),
     softhsmConf: join(home, 'softhsm2.conf'),
     tokenFolder: join(home, 'tokens'),
     pinFolder: join(home, 'pins'),

@@ -12,8 +12,6 @@ const label = z.string().min(1).max(32); // PKCS#11: a token label is a field of
 const oid = z.string().regex(/^[0-2](\.(0|[1-9]\d{0,19})){1,30}$/, 'must be an object identifier such as 1.3.6.1.4.1.1');
 
 export const digestNames = ['sha256', 'sha384', 'sha512', 'sha3-256', 'sha3-384', 'sha3-512'] as const;
-/** A digest that a messageImprint may carry. */
-export type DigestName = (typeof digestNames)[number];
 
 export const tsuAlgorithms = [
   'ec-p256',
@@ -133,7 +131,10 @@ const timestampSchema = z.strictObject({
   /** Policies a request may name; the first one is used when it names none. The default lies in the arc for documentation (RFC 5612). */
   policies: z.array(oid).min(1).max(16).default(['1.3.6.1.4.1.32473.1.1']),
   /** Digests a messageImprint may carry; anything else is answered badAlg. */
-  digests: z.array(z.enum(digestNames)).min(1).default([...digestNames]),
+  digests: z
+    .array(z.enum(digestNames))
+    .min(1)
+    .default([...digestNames]),
   /** What the clock is trusted for, in microseconds; ETSI EN 319 422 asks for one second or better. */
   accuracyMicros: z.int().min(1_000).max(1_000_000).default(1_000_000),
   /** `subject` puts the TSU's subject name into the tsa field of each token. */

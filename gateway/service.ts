@@ -3,7 +3,7 @@
  * and on SIGTERM it answers what it has accepted before it goes.
  */
 import { randomBytes } from 'node:crypto';
-import { createServer, type Server } from 'node:http';
+import { createServer, type RequestListener, type Server } from 'node:http';
 import { setTimeout as delay } from 'node:timers/promises';
 import { getRequestListener } from '@hono/node-server';
 import { Hono } from 'hono';
@@ -13,15 +13,15 @@ import type { Config } from '../config/schema.ts';
 import { createGatewayMetrics } from '../observability/gateway-metrics.ts';
 import type { Logger } from '../observability/log.ts';
 import type { HealthItem } from '../observability/ops-app.ts';
-import { createLaneRequester, type LaneRequester } from '../queue/lane-requester.ts';
+import { LaneRequester } from '../queue/lane-requester.ts';
 import { connectRedis, type RedisClient } from '../queue/redis.ts';
 import { type ClientAccess, createClientAccess } from './client-access.ts';
-import type { GatewayEnv } from './http-request.ts';
 import { jsonError, textError } from './http-request.ts';
-import { createRepositoryApp, readRoots } from './repository-app.ts';
+import { createPublishedCertificates, readRoots } from './published-certificates.ts';
+import { createRepositoryApp } from './repository-app.ts';
 import { createStamping } from './stamping.ts';
 import { createTimestampsApp } from './timestamps-app.ts';
-import { createTsaApp } from './tsa-app.ts';
+import { createTsaListener, tsaPath } from './tsa-listener.ts';
 
 export interface GatewayService {
   metrics(): Promise<unknown>;
@@ -29,9 +29,9 @@ export interface GatewayService {
   stop(): Promise<void>;
 }
 
-/** Every protocol of the gateway, one app each. */
-const createPublicApp = (apps: readonly Hono[], log: Logger): Hono<GatewayEnv> => {
-  const app = new Hono<GatewayEnv>();
+/** The protocols of the gateway, one app each; /tsa stands in front of them. */
+const createPublicApp = (apps: readonly Hono[], log: Logger): Hono => {
+  const app = new Hono();
   for (const part of apps) app.route('/', part);
   app.notFound((context) => textError(context, 'NOT_FOUND'));
   app.onError((error, context) => {
@@ -52,14 +52,15 @@ const listen = (server: Server, { host, port }: Config['public']): Promise<void>
 const connectionsOf = (server: Server): Promise<number> =>
   new Promise((resolve) => server.getConnections((error, count) => resolve(error === null ? count : 0)));
 
-const createHttpServer = (config: Config['public'], app: Hono<GatewayEnv>, isStopping: () => boolean): Server => {
-  const answer = getRequestListener(app.fetch, { overrideGlobalObjects: false });
+const createHttpServer = (config: Config['public'], tsa: RequestListener, app: Hono, isStopping: () => boolean): Server => {
+  const others = getRequestListener(app.fetch);
   const server = createServer(
     { requestTimeout: config.requestTimeoutMs, headersTimeout: config.requestTimeoutMs, keepAliveTimeout: 65_000, noDelay: true },
     (request, response) => {
       // A client that keeps its connection alive learns with its last answer that this gateway is going.
       if (isStopping()) response.setHeader('Connection', 'close');
-      answer(request, response);
+      if (request.url === tsaPath || request.url?.startsWith(`${tsaPath}?`)) tsa(request, response);
+      else others(request, response);
     },
   );
   server.maxConnections = config.connectionsMax;
@@ -80,7 +81,12 @@ const closeServer = async (server: Server, lane: LaneRequester): Promise<void> =
   }
 };
 
-const healthOf = async (config: Config, command: RedisClient, lane: LaneRequester, access: ClientAccess | undefined): Promise<HealthItem[]> => {
+const healthOf = async (
+  config: Config,
+  command: RedisClient,
+  lane: LaneRequester,
+  access: ClientAccess | undefined,
+): Promise<HealthItem[]> => {
   const items: HealthItem[] = [{ name: 'redis', ok: command.status === 'ready', detail: command.status }];
   const living = await lane.livingSigners(config.signer.deadAfterMs).catch(() => undefined);
   items.push({
@@ -119,7 +125,7 @@ export const startGateway = async (config: Config, log: Logger): Promise<Gateway
     entriesOutstanding: () => lane?.entriesOutstanding ?? 0,
     connections: () => (server === undefined ? Promise.resolve(0) : connectionsOf(server)),
   });
-  lane = createLaneRequester({
+  lane = new LaneRequester({
     command,
     blocking,
     lane: 'timestamp',
@@ -132,13 +138,10 @@ export const startGateway = async (config: Config, log: Logger): Promise<Gateway
     onReadError: (error) => log.warn({ err: error }, 'lane: replies cannot be read, trying on'),
   });
   const access = timestamp.access === 'clients' ? createClientAccess({ redis: command, log }) : undefined;
-  const stamping = createStamping(timestamp, lane, metrics, access);
-  const apps = [
-    createTsaApp(stamping, timestamp.bodyBytesMax),
-    createTimestampsApp(stamping, timestamp.imprintsMax),
-    createRepositoryApp(command, roots),
-  ] as unknown as Hono[];
-  server = createHttpServer(config.public, createPublicApp(apps, log), () => stopping);
+  const certificates = createPublishedCertificates(command, roots);
+  const stamping = createStamping({ config: timestamp, lane, metrics, certificates, access });
+  const apps = [createTimestampsApp(stamping, timestamp.imprintsMax), createRepositoryApp(certificates)];
+  server = createHttpServer(config.public, createTsaListener(stamping, timestamp.bodyBytesMax), createPublicApp(apps, log), () => stopping);
   await listen(server, config.public);
   log.info({ host: config.public.host, port: config.public.port, access: timestamp.access }, 'gateway: listening');
   const requester = lane;

@@ -1,61 +1,74 @@
 /** What both timestamp protocols share: who asks, by which rules, and the way of one request through the lane and back. */
-import { digestAlgorithms } from '../pki/algorithms.ts';
-import { oid } from '../pki/der.ts';
-import { applyRules, type FailInfo, type TimeStampReq, type TimeStampRules } from '../pki/tsp-request.ts';
+
 import type { Config } from '../config/schema.ts';
 import type { GatewayMetrics } from '../observability/gateway-metrics.ts';
-import type { LaneAnswer, LaneRequester } from '../queue/lane-requester.ts';
+import type { digestAlgorithms } from '../pki/algorithms.ts';
+import { oid } from '../pki/der.ts';
+import { attachCertificates } from '../pki/token-certificates.ts';
+import { applyRules, type FailInfo, type TimeStampReq, type TimeStampRules } from '../pki/tsp-request.ts';
 import { anonymousClient } from '../queue/client-register.ts';
+import type { LaneAnswer, LaneRequester } from '../queue/lane-requester.ts';
 import type { ClientAccess } from './client-access.ts';
+import type { PublishedCertificates } from './published-certificates.ts';
 
-/** How one stamp request ended. `response` is a whole TimeStampResp, granted or refused by the signer. */
-export type StampAnswer =
-  | { readonly kind: 'granted'; readonly response: Uint8Array }
+/** How one stamp request ended. `token` is a whole TimeStampToken, with certificates when they were asked for. */
+export type StampResult =
+  | { readonly kind: 'granted'; readonly token: Uint8Array }
   | { readonly kind: 'refused'; readonly failInfo: FailInfo }
   | { readonly kind: 'failed'; readonly reason: 'overloaded' | 'unavailable' | 'expired' };
 
 export interface Stamping {
   /** Judges a well-formed request and, when it is accepted, gets it stamped. Always answers, by the deadline. */
-  stamp(request: TimeStampReq, client: string): Promise<StampAnswer>;
+  stamp(request: TimeStampReq, client: string): Promise<StampResult>;
   hasRoomFor(count: number): boolean;
   /** The client's name, or undefined when it must authenticate first. */
   identify(authorization: string | undefined): string | undefined;
   readonly metrics: GatewayMetrics;
 }
 
-const overloaded: StampAnswer = { kind: 'failed', reason: 'overloaded' };
-const unavailable: StampAnswer = { kind: 'failed', reason: 'unavailable' };
-const expired: StampAnswer = { kind: 'failed', reason: 'expired' };
-
-const stampAnswer = (answer: LaneAnswer): StampAnswer => {
-  switch (answer.kind) {
-    case 'replied':
-      return answer.outcome === 'granted'
-        ? { kind: 'granted', response: answer.response }
-        : { kind: 'refused', failInfo: answer.outcome };
-    case 'expired':
-      return expired;
-    case 'unavailable':
-      return unavailable;
-  }
-};
+const overloaded: StampResult = { kind: 'failed', reason: 'overloaded' };
+const unavailable: StampResult = { kind: 'failed', reason: 'unavailable' };
+const expired: StampResult = { kind: 'failed', reason: 'expired' };
 
 const rulesOf = ({ policies, digests }: Config['timestamp']): TimeStampRules => ({
   policies: policies.map((policy) => oid(policy)) as [Uint8Array, ...Uint8Array[]],
   digests: new Set(digests satisfies readonly (keyof typeof digestAlgorithms)[]),
 });
 
-/** @param access undefined serves anonymous clients */
-export const createStamping = (
-  config: Config['timestamp'],
-  lane: Pick<LaneRequester, 'submit' | 'hasRoomFor'>,
-  metrics: GatewayMetrics,
-  access: Pick<ClientAccess, 'authenticate'> | undefined,
-): Stamping => {
+export interface StampingParts {
+  readonly config: Config['timestamp'];
+  readonly lane: Pick<LaneRequester, 'submit' | 'hasRoomFor'>;
+  readonly metrics: GatewayMetrics;
+  readonly certificates: Pick<PublishedCertificates, 'chainOf'>;
+  /** undefined serves anonymous clients. */
+  readonly access: Pick<ClientAccess, 'authenticate'> | undefined;
+}
+
+export const createStamping = ({ config, lane, metrics, certificates, access }: StampingParts): Stamping => {
   const rules = rulesOf(config);
+
+  const granted = async (token: Buffer, tsu: Buffer): Promise<StampResult> => {
+    const chain = await certificates.chainOf(tsu.toString('hex'));
+    // Signers publish before they stamp, so this is Redis going away in the same moment, or a root that is not configured here.
+    return chain === undefined ? unavailable : { kind: 'granted', token: attachCertificates(token, chain) };
+  };
+
+  const resultOf = (answer: LaneAnswer, certReq: boolean): StampResult | Promise<StampResult> => {
+    switch (answer.kind) {
+      case 'granted':
+        return certReq ? granted(answer.token, answer.tsu) : answer;
+      case 'refused':
+        return answer;
+      case 'expired':
+        return expired;
+      case 'unavailable':
+        return unavailable;
+    }
+  };
+
   return {
     metrics,
-    hasRoomFor: lane.hasRoomFor,
+    hasRoomFor: (count) => lane.hasRoomFor(count),
     identify(authorization) {
       if (access === undefined) return anonymousClient;
       const found = access.authenticate(authorization);
@@ -71,15 +84,15 @@ export const createStamping = (
         return decision;
       }
       const { messageImprint, nonce, certReq } = request;
-      const answer = await new Promise<StampAnswer>((resolve) => {
-        const taken = lane.submit({ policy: decision.policy, messageImprint, nonce, certReq, client }, (laneAnswer) =>
-          resolve(stampAnswer(laneAnswer)),
+      const result = await new Promise<StampResult>((resolve) => {
+        const taken = lane.submit({ policy: decision.policy, messageImprint, nonce, certReq, client }, (answer) =>
+          resolve(resultOf(answer, certReq)),
         );
         if (!taken) resolve(overloaded);
       });
       metrics.latency((performance.now() - started) / 1_000);
-      metrics.request(answer.kind === 'granted' ? 'granted' : answer.kind === 'refused' ? answer.failInfo : answer.reason);
-      return answer;
+      metrics.request(result.kind === 'granted' ? 'granted' : result.kind === 'refused' ? result.failInfo : result.reason);
+      return result;
     },
   };
 };

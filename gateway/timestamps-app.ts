@@ -6,10 +6,11 @@ import { Hono } from 'hono';
 import { z } from 'zod';
 import { digestAlgorithms } from '../pki/algorithms.ts';
 import { type Der, derNull, encode, octetString, oid, sequence, tag } from '../pki/der.ts';
-import { readTokenSummary, tokenOfResponse } from '../pki/token-summary.ts';
+import { readTokenSummary } from '../pki/token-summary.ts';
 import type { TimeStampReq } from '../pki/tsp-request.ts';
-import { basicChallenge, type GatewayEnv, hasMediaType, headerOf, jsonError, readBody, retryAfter } from './http-request.ts';
-import type { StampAnswer, Stamping } from './stamping.ts';
+import { basicChallenge, retryAfter } from './http-refusals.ts';
+import { hasMediaType, jsonError, readBody } from './http-request.ts';
+import type { Stamping, StampResult } from './stamping.ts';
 
 /** SHA3-512 in Base64, a nonce of 64 octets in hex, names and punctuation: under 400; doubled for white space. */
 const octetsPerImprint = 800;
@@ -54,7 +55,9 @@ const imprintPrefixes = Object.fromEntries(
   }),
 );
 
-type Item = { readonly kind: 'request'; readonly request: TimeStampReq } | { readonly kind: 'refused'; readonly failInfo: 'badAlg' | 'badDataFormat' };
+type Item =
+  | { readonly kind: 'request'; readonly request: TimeStampReq }
+  | { readonly kind: 'refused'; readonly failInfo: 'badAlg' | 'badDataFormat' };
 
 const strictBase64 = /^[A-Za-z0-9+/]+={0,2}$/;
 
@@ -74,10 +77,10 @@ const itemOf = ({ algorithm, hash, nonce }: Imprint, reqPolicy: Uint8Array | und
   return { kind: 'request', request };
 };
 
-const resultOf = (answer: StampAnswer): Record<string, string> => {
+const resultOf = (answer: StampResult): Record<string, string> => {
   switch (answer.kind) {
     case 'granted': {
-      const token = tokenOfResponse(answer.response);
+      const { token } = answer;
       const base64 = Buffer.from(token.buffer, token.byteOffset, token.byteLength).toString('base64');
       return { status: 'granted', token: base64, ...readTokenSummary(token) };
     }
@@ -93,17 +96,17 @@ const describeIssue = (error: z.ZodError): string => {
   return issue === undefined ? '' : `${issue.path.join('.') || '(top level)'}: ${issue.message}`;
 };
 
-export const createTimestampsApp = (stamping: Stamping, imprintsMax: number): Hono<GatewayEnv> => {
+export const createTimestampsApp = (stamping: Stamping, imprintsMax: number): Hono => {
   const schema = requestSchema(imprintsMax);
   const bodyBytesMax = octetsAround + imprintsMax * octetsPerImprint;
   const { metrics } = stamping;
-  const app = new Hono<GatewayEnv>();
+  const app = new Hono();
 
   app.post('/v1/timestamps', async function timestamps(context) {
     if (!hasMediaType(context, 'application/json')) {
       return jsonError(context, 'MEDIA_TYPE_UNSUPPORTED', 'Send application/json.', { Accept: 'application/json' });
     }
-    const client = stamping.identify(headerOf(context, 'authorization'));
+    const client = stamping.identify(context.req.header('authorization'));
     if (client === undefined) {
       metrics.request('unauthenticated');
       return jsonError(context, 'UNAUTHENTICATED', undefined, basicChallenge);
@@ -128,7 +131,7 @@ export const createTimestampsApp = (stamping: Stamping, imprintsMax: number): Ho
     }
     const reqPolicy = policy === undefined ? undefined : oid(policy);
     const answers = await Promise.all(
-      hashes.map((imprint): StampAnswer | Promise<StampAnswer> => {
+      hashes.map((imprint): StampResult | Promise<StampResult> => {
         const item = itemOf(imprint, reqPolicy, certReq);
         if (item.kind === 'request') return stamping.stamp(item.request, client);
         metrics.request(item.failInfo);

@@ -50,8 +50,18 @@ export const createSignerMetrics = (gauges: SignerGauges): SignerMetrics => {
     labelNames: ['slot'],
     registers,
   });
-  const claimed = new Counter({ name: 'lane_entries_claimed_total', help: 'Entries taken over from dead signers.', labelNames: ['lane'], registers });
-  const failures = new Counter({ name: 'lane_failures_total', help: 'Failures of the lane in this signer.', labelNames: ['stage'], registers });
+  const claimed = new Counter({
+    name: 'lane_entries_claimed_total',
+    help: 'Entries taken over from dead signers.',
+    labelNames: ['lane'],
+    registers,
+  });
+  const failures = new Counter({
+    name: 'lane_failures_total',
+    help: 'Failures of the lane in this signer.',
+    labelNames: ['stage'],
+    registers,
+  });
   new Gauge({
     name: 'lane_entries_busy',
     help: 'Entries being worked on.',

@@ -1,5 +1,5 @@
 /** The algorithms of the field as object identifiers and ready-made AlgorithmIdentifiers; no key material, no I/O. */
-import { type Der, derNull, encode, integer, oid, octetString, sequence, tag, unsignedInteger } from './der.ts';
+import { type Der, derNull, encode, integer, octetString, oid, sequence, tag, unsignedInteger } from './der.ts';
 
 /** Digests of messageImprints and of signatures. */
 export interface DigestAlgorithm {

@@ -46,7 +46,8 @@ export const writeHeader = (target: Uint8Array, offset: number, identifier: numb
 export const encode = (identifier: number, ...contents: readonly Uint8Array[]): Der => {
   let length = 0;
   for (const content of contents) length += content.length;
-  const out = new Uint8Array(1 + lengthOctets(length) + length);
+  // Small buffers share a slab: an ArrayBuffer for each would cost more than its contents.
+  const out = Buffer.allocUnsafe(1 + lengthOctets(length) + length);
   let offset = writeHeader(out, 0, identifier, length);
   for (const content of contents) {
     out.set(content, offset);
@@ -186,7 +187,8 @@ export class DerReader {
   boolean(): boolean {
     this.next(tag.boolean);
     const value = this.bytes[this.contentStart];
-    if (this.contentEnd - this.contentStart !== 1 || (value !== 0 && value !== 0xff)) throw new DerError('BOOLEAN not DER', this.contentStart);
+    if (this.contentEnd - this.contentStart !== 1 || (value !== 0 && value !== 0xff))
+      throw new DerError('BOOLEAN not DER', this.contentStart);
     return value === 0xff;
   }
 

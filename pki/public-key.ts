@@ -19,7 +19,8 @@ const bitString = (octets: Uint8Array): Der => encode(tag.bitString, Uint8Array.
  * @throws RangeError when it is no such point
  */
 export const ecPublicKeyInfo = (curve: EcCurve, point: Uint8Array): Der => {
-  if (point.length !== 1 + 2 * curves[curve].coordinateOctets || point[0] !== 4) throw new RangeError(`not an uncompressed point on ${curve}`);
+  if (point.length !== 1 + 2 * curves[curve].coordinateOctets || point[0] !== 4)
+    throw new RangeError(`not an uncompressed point on ${curve}`);
   return sequence(sequence(oid('1.2.840.10045.2.1'), ecParameters(curve)), bitString(point));
 };
 

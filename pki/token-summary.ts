@@ -29,12 +29,3 @@ export const readTokenSummary = (token: Uint8Array): TokenSummary => {
   const genTime = Buffer.from(token.subarray(tstInfo.contentStart, tstInfo.contentEnd)).toString('latin1');
   return { serial, genTime: isoTime(genTime) };
 };
-
-/** The token inside a granted TimeStampResp (RFC 3161, 2.4.2). @throws DerError when there is none */
-export const tokenOfResponse = (response: Uint8Array): Uint8Array => {
-  const reader = new DerReader(response).enter(tag.sequence);
-  reader.next(tag.sequence);
-  const start = reader.offset;
-  reader.next(tag.sequence);
-  return response.subarray(start, reader.offset);
-};

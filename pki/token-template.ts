@@ -14,7 +14,6 @@ import {
 import { type Der, encode, integer, lengthOctets, octetString, oid, sequence, setOf, tag, writeHeader } from './der.ts';
 import { GenTimeWriter, genTimeOctets } from './gen-time.ts';
 import type { SignerCertificate } from './signer-certificate.ts';
-import { certificateSet } from './token-certificates.ts';
 
 /** Serial numbers are always of this many octets, the first one 0x40 to 0x7f: positive, minimal and at most 20 (RFC 3161, 2.4.2). */
 export const serialOctets = 20;
@@ -25,7 +24,6 @@ const tstInfoOctets = 256;
 
 const signedDataOid = oid('1.2.840.113549.1.7.2');
 const tstInfoOid = oid('1.2.840.113549.1.9.16.1.4');
-const grantedStatus = sequence(integer(0));
 const versionThree = integer(3);
 
 /** Accuracy (RFC 3161, 2.4.2): seconds, and milliseconds and microseconds only where they are not zero. */
@@ -63,8 +61,6 @@ export interface TokenTemplateOptions {
   readonly signatureDigest: SignatureDigest;
   /** Certificate of the TSU's key. */
   readonly certificate: SignerCertificate;
-  /** Certificates for certReq: the TSU's first, then its authorities without the root. */
-  readonly chain: readonly Uint8Array[];
   readonly accuracyMicros: number;
   /** Puts the subject of the TSU certificate into the tsa field. */
   readonly tsaName: 'none' | 'subject';
@@ -80,15 +76,14 @@ export interface StampFields {
 }
 
 /**
- * One stamp at a time: `prepare` fills TSTInfo and signed attributes and returns the hash to sign; `responseLength` and
- * `writeResponse`, or `tokenLength` and `writeToken`, deliver the result until the next `prepare`. Not reentrant.
+ * One stamp at a time: `prepare` fills TSTInfo and signed attributes and returns the hash to sign; `tokenLength` and
+ * `writeToken` deliver the token, without certificates (pki/token-certificates.ts puts them in). Not reentrant.
  */
 export class TokenTemplate {
   readonly #tstHead: Uint8Array;
   readonly #tstAccuracy: Uint8Array;
   readonly #tstTail: Uint8Array;
   readonly #digestAlgorithms: Uint8Array;
-  readonly #certificates: Uint8Array;
   readonly #signerHead: Uint8Array;
   readonly #signatureAlgorithm: Uint8Array;
   /** Signed attributes as SET OF, the form that is hashed; in the token the identifier is [0] (RFC 5652, 5.4). */
@@ -112,7 +107,6 @@ export class TokenTemplate {
       options.qualified ? qualifiedExtensions() : new Uint8Array(),
     ]);
     this.#digestAlgorithms = encode(tag.set, digestIdentifier);
-    this.#certificates = certificateSet(options.chain);
     this.#signerHead = Buffer.concat([integer(1), sequence(certificate.issuer, certificate.serialNumber), digestIdentifier]);
     this.#signatureAlgorithm = signatureAlgorithmIdentifier(options.scheme, signatureDigest);
 
@@ -170,17 +164,14 @@ export class TokenTemplate {
   }
 
   /** Lengths of the nested contents, from the inside out. */
-  #lengths(signatureOctets: number, options: { readonly certificates: boolean }) {
+  #lengths(signatureOctets: number) {
     const wrapped = (n: number): number => 1 + lengthOctets(n) + n;
     const tst = this.#tstInfoEnd;
     const explicitTst = wrapped(tst);
     const encapsulated = tstInfoOid.length + wrapped(explicitTst);
-    const signerInfo =
-      this.#signerHead.length + this.#signedAttributes.length + this.#signatureAlgorithm.length + wrapped(signatureOctets);
+    const signerInfo = this.#signerHead.length + this.#signedAttributes.length + this.#signatureAlgorithm.length + wrapped(signatureOctets);
     const signerInfos = wrapped(signerInfo);
-    const certificates = options.certificates ? this.#certificates.length : 0;
-    const signedData =
-      versionThree.length + this.#digestAlgorithms.length + wrapped(encapsulated) + certificates + wrapped(signerInfos);
+    const signedData = versionThree.length + this.#digestAlgorithms.length + wrapped(encapsulated) + wrapped(signerInfos);
     const content = wrapped(signedData);
     const contentInfo = signedDataOid.length + wrapped(content);
     return { explicitTst, encapsulated, signerInfo, signerInfos, signedData, content, contentInfo, token: wrapped(contentInfo) };
@@ -191,8 +182,8 @@ export class TokenTemplate {
    * @param signature value as CMS carries it (DER for ECDSA)
    * @returns offset behind the token
    */
-  writeToken(out: Buffer, offset: number, signature: Uint8Array, options: { readonly certificates: boolean }): number {
-    const lengths = this.#lengths(signature.length, options);
+  writeToken(out: Buffer, offset: number, signature: Uint8Array): number {
+    const lengths = this.#lengths(signature.length);
     let at = writeHeader(out, offset, tag.sequence, lengths.contentInfo);
     at = put(out, at, signedDataOid);
     at = writeHeader(out, at, tag.contextConstructed(0), lengths.content);
@@ -205,7 +196,6 @@ export class TokenTemplate {
     at = writeHeader(out, at, tag.octetString, this.#tstInfoEnd);
     this.#tstInfo.copy(out, at, 0, this.#tstInfoEnd);
     at += this.#tstInfoEnd;
-    if (options.certificates) at = put(out, at, this.#certificates);
     at = writeHeader(out, at, tag.set, lengths.signerInfos);
     at = writeHeader(out, at, tag.sequence, lengths.signerInfo);
     at = put(out, at, this.#signerHead);
@@ -218,8 +208,8 @@ export class TokenTemplate {
   }
 
   /** Octets of the token that `writeToken` would write. */
-  tokenLength(signatureOctets: number, options: { readonly certificates: boolean }): number {
-    return this.#lengths(signatureOctets, options).token;
+  tokenLength(signatureOctets: number): number {
+    return this.#lengths(signatureOctets).token;
   }
 }
 
@@ -227,17 +217,3 @@ const put = (out: Buffer, at: number, bytes: Uint8Array): number => {
   out.set(bytes, at);
   return at + bytes.length;
 };
-
-/** Octets in front of a token of `tokenOctets` in a granted TimeStampResp. */
-export const grantedPrefixLength = (tokenOctets: number): number => 1 + lengthOctets(grantedStatus.length + tokenOctets) + grantedStatus.length;
-
-/**
- * Writes what stands in front of the token in a granted TimeStampResp: no statusString, for several clients refuse one.
- * @returns offset where the token goes
- */
-export const writeGrantedPrefix = (out: Uint8Array, offset: number, tokenOctets: number): number => {
-  const at = writeHeader(out, offset, tag.sequence, grantedStatus.length + tokenOctets);
-  out.set(grantedStatus, at);
-  return at + grantedStatus.length;
-};
-

@@ -12,7 +12,9 @@ export const tsuKeyLabel = (algorithm: string, n: number): string => `tsu-${algo
 export const tsuFileName = (algorithm: string, n: number): string => `${tsuKeyLabel(algorithm, n)}.pem`;
 
 /** What a file name says, or undefined when it is not the name of a TSU file. */
-export const parseTsuFileName = (name: string): { readonly algorithm: string; readonly n: number; readonly keyLabel: string } | undefined => {
+export const parseTsuFileName = (
+  name: string,
+): { readonly algorithm: string; readonly n: number; readonly keyLabel: string } | undefined => {
   const match = pattern.exec(name);
   if (match === null) return undefined;
   return { algorithm: match[1] as string, n: Number(match[2]), keyLabel: name.slice(0, -'.pem'.length) };

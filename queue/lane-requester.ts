@@ -1,17 +1,19 @@
 /**
- * The gateway's end of a lane: collects requests into batches, sends them, and hands each reply to who asked.
+ * The gateway's end of a lane: collects requests into batches, sends them, and hands each answer to who asked.
  *
  * Batches form by themselves: whatever has arrived when fewer than `entriesOutstandingMax` entries are without a reply
- * goes out at once; otherwise it waits for the next reply and grows. Every request is answered exactly once: with a
- * reply, with `expired` at its deadline, or with `unavailable` when Redis did not take it.
+ * goes out at once; otherwise it waits for the next reply and grows. Every request is answered exactly once: with the
+ * signer's answer, with `expired` at its deadline, or with `unavailable` when Redis did not take it.
  */
 import { setTimeout as delay } from 'node:timers/promises';
+import { type AnswerBlock, decodeAnswerBlock, type StampOutcome } from './answer-block.ts';
 import { type LaneKeys, type LaneName, laneKeys } from './keys.ts';
 import { blockMs, type RedisClient } from './redis.ts';
-import { decodeStampReplies, encodeStampRequests, type StampOutcome, type StampReply, type StampRequest } from './stamp-messages.ts';
+import { encodeStampRequests, type StampRequest } from './stamp-messages.ts';
 
 export type LaneAnswer =
-  | { readonly kind: 'replied'; readonly outcome: Exclude<StampOutcome, 'expired'>; readonly response: Buffer }
+  | { readonly kind: 'granted'; readonly token: Buffer; readonly tsu: Buffer }
+  | { readonly kind: 'refused'; readonly failInfo: Exclude<StampOutcome, 'granted' | 'expired'> }
   | { readonly kind: 'expired' }
   | { readonly kind: 'unavailable' };
 
@@ -27,7 +29,7 @@ export interface LaneRequesterOptions {
   readonly batchMax: number;
   readonly deadlineMs: number;
   readonly onBatch: (requests: number) => void;
-  /** Told once per kind of failure of the reply reader; it goes on by itself. */
+  /** Told at the first of several failures of the reply reader in a row; it goes on by itself. */
   readonly onReadError: (error: unknown) => void;
 }
 
@@ -39,24 +41,10 @@ interface Slot {
 }
 
 interface OutstandingEntry {
-  slots: Slot[];
+  readonly slots: readonly Slot[];
   readonly deadline: number;
   /** Id in Redis, once XADD has told it. */
   id: string | undefined;
-}
-
-export interface LaneRequester {
-  /** Takes a request, or returns false when the bound is reached (then `done` is never called). */
-  submit(request: Omit<StampRequest, 'id'>, done: (answer: LaneAnswer) => void): boolean;
-  /** True when `count` more requests would be taken now. */
-  hasRoomFor(count: number): boolean;
-  readonly inFlight: number;
-  readonly entriesOutstanding: number;
-  /** Signers that have given a sign of life within `deadAfterMs`. @throws when Redis does not answer */
-  livingSigners(deadAfterMs: number): Promise<number>;
-  /** Resolves when nothing is in flight any more; take no new requests meanwhile. */
-  drained(): Promise<void>;
-  close(): Promise<void>;
 }
 
 const expired: LaneAnswer = { kind: 'expired' };
@@ -68,185 +56,210 @@ const repliesPerRead = 64;
 /** Read replies are removed from the stream when so many have gathered, or when the lane falls idle. */
 const trimAfter = 32;
 
-/** Starts the requester; it reads replies until `close`. */
-export const createLaneRequester = (options: LaneRequesterOptions): LaneRequester => {
-  const { command, blocking, gatewayId, inFlightMax, entriesOutstandingMax, batchMax, deadlineMs } = options;
-  const keys: LaneKeys = laneKeys(options.lane);
-  const repliesKey = keys.replies(gatewayId);
-  /** Accepted, not sent yet. Slots that expired here stay, settled, until they are dequeued. */
-  let waiting: Slot[] = [];
-  /** All slots in order of arrival, which is the order of their deadlines. */
-  let arrivals: Slot[] = [];
-  let arrivalsHead = 0;
-  const bySlotId = new Map<number, Slot>();
-  const entries = new Map<number, OutstandingEntry>();
-  let inFlight = 0;
-  let nextId = 0;
-  let nextEntry = 0;
-  let flushScheduled = false;
-  let closed = false;
-  let whenDrained: (() => void) | undefined;
+/** A stream entry as ioredis returns it: id, then fields and values in turn. */
+type ReplyEntry = [Buffer, Buffer[]];
 
-  const settle = (slot: Slot, answer: LaneAnswer): void => {
+export class LaneRequester {
+  readonly #options: LaneRequesterOptions;
+  readonly #keys: LaneKeys;
+  readonly #repliesKey: string;
+  /** Accepted, not sent yet. Slots that expire here stay, settled, until they are dequeued. */
+  #waiting: Slot[] = [];
+  /** Everything accepted in order of arrival, which is the order of the deadlines. */
+  #arrivals: Slot[] = [];
+  readonly #byId = new Map<number, Slot>();
+  readonly #entries = new Map<number, OutstandingEntry>();
+  #inFlight = 0;
+  #nextId = 0;
+  #nextEntry = 0;
+  #flushScheduled = false;
+  #closed = false;
+  #whenDrained: (() => void) | undefined;
+  readonly #sweeper: NodeJS.Timeout;
+  readonly #reading: Promise<void>;
+  #lastId = '0';
+  #readSinceTrim = 0;
+
+  /** Starts the requester; it reads replies until `close`. */
+  constructor(options: LaneRequesterOptions) {
+    this.#options = options;
+    this.#keys = laneKeys(options.lane);
+    this.#repliesKey = this.#keys.replies(options.gatewayId);
+    this.#sweeper = setInterval(() => this.#sweep(), sweepMs);
+    this.#reading = this.#readReplies();
+  }
+
+  get inFlight(): number {
+    return this.#inFlight;
+  }
+
+  get entriesOutstanding(): number {
+    return this.#entries.size;
+  }
+
+  /** True when `count` more requests would be taken now. */
+  hasRoomFor(count: number): boolean {
+    return !this.#closed && this.#inFlight + count <= this.#options.inFlightMax;
+  }
+
+  /** Takes a request, or returns false when the bound is reached (then `done` is never called). */
+  submit(request: Omit<StampRequest, 'id'>, done: (answer: LaneAnswer) => void): boolean {
+    if (!this.hasRoomFor(1)) return false;
+    const id = this.#nextId;
+    this.#nextId = (id + 1) >>> 0;
+    const { policy, messageImprint, nonce, certReq, client } = request;
+    const slot: Slot = {
+      request: { id, policy, messageImprint, nonce, certReq, client },
+      done,
+      deadline: performance.now() + this.#options.deadlineMs,
+      settled: false,
+    };
+    this.#byId.set(id, slot);
+    this.#arrivals.push(slot);
+    this.#waiting.push(slot);
+    this.#inFlight += 1;
+    if (this.#entries.size < this.#options.entriesOutstandingMax) this.#scheduleFlush();
+    return true;
+  }
+
+  /** Signers that have given a sign of life within `deadAfterMs`. @throws when Redis does not answer */
+  async livingSigners(deadAfterMs: number): Promise<number> {
+    const { command } = this.#options;
+    const [seconds] = await command.time();
+    return command.zcount(this.#keys.signers, Number(seconds) * 1_000 - deadAfterMs, '+inf');
+  }
+
+  /** Resolves when nothing is in flight any more; take no new requests meanwhile. */
+  drained(): Promise<void> {
+    if (this.#inFlight === 0) return Promise.resolve();
+    return new Promise((resolve) => {
+      this.#whenDrained = resolve;
+    });
+  }
+
+  /** Answers what is left with `unavailable` and stops reading. The connections are the caller's. */
+  async close(): Promise<void> {
+    this.#closed = true;
+    clearInterval(this.#sweeper);
+    for (const slot of this.#arrivals) this.#settle(slot, unavailable);
+    this.#waiting = [];
+    await this.#options.command.del(this.#repliesKey).catch(() => undefined); // best effort: it expires by itself
+    this.#options.blocking.disconnect();
+    await this.#reading;
+  }
+
+  #settle(slot: Slot, answer: LaneAnswer): void {
     if (slot.settled) return;
     slot.settled = true;
-    bySlotId.delete(slot.request.id);
-    inFlight -= 1;
+    this.#byId.delete(slot.request.id);
+    this.#inFlight -= 1;
     slot.done(answer);
-    if (inFlight === 0) whenDrained?.();
-  };
+    if (this.#inFlight === 0) this.#whenDrained?.();
+  }
 
-  const scheduleFlush = (): void => {
-    if (flushScheduled) return;
-    flushScheduled = true;
-    // After the I/O of this turn: all requests that arrived together share an entry.
-    setImmediate(flush);
-  };
+  /** After the I/O of this turn, so that all requests that arrived together share an entry. */
+  #scheduleFlush(): void {
+    if (this.#flushScheduled) return;
+    this.#flushScheduled = true;
+    setImmediate(() => this.#flush());
+  }
 
-  const endEntry = (number: number): void => {
-    if (entries.delete(number) && waiting.length > 0) scheduleFlush();
-  };
+  #flush(): void {
+    this.#flushScheduled = false;
+    const { entriesOutstandingMax, batchMax } = this.#options;
+    while (this.#entries.size < entriesOutstandingMax && this.#waiting.length > 0) {
+      const slots = this.#waiting.slice(0, batchMax).filter((slot) => !slot.settled);
+      this.#waiting = this.#waiting.slice(batchMax);
+      if (slots.length > 0) this.#send(slots);
+    }
+  }
 
-  const send = (slots: Slot[]): void => {
-    const number = nextEntry;
-    nextEntry = (nextEntry + 1) >>> 0;
+  #send(slots: readonly Slot[]): void {
+    const { command, gatewayId } = this.#options;
+    const number = this.#nextEntry;
+    this.#nextEntry = (number + 1) >>> 0;
     const now = performance.now();
     const entry: OutstandingEntry = { slots, deadline: (slots.at(-1) as Slot).deadline, id: undefined };
-    entries.set(number, entry);
-    options.onBatch(slots.length);
-    const payload = encodeStampRequests(
-      slots.map((slot) => slot.request),
-      (index) => (slots[index] as Slot).deadline - now,
-    );
-    command.xadd(keys.requests, '*', 'g', gatewayId, 'n', number, 'b', payload).then(
+    this.#entries.set(number, entry);
+    this.#options.onBatch(slots.length);
+    const requests = slots.map((slot) => slot.request);
+    const payload = encodeStampRequests(requests, (index) => (slots[index] as Slot).deadline - now);
+    command.xadd(this.#keys.requests, '*', 'g', gatewayId, 'n', number, 'b', payload).then(
       (id) => {
         entry.id = id as string;
       },
       () => {
         // Not sent, or sent into a connection that broke: in both cases the client hears it now instead of at the deadline.
-        for (const slot of entry.slots) settle(slot, unavailable);
-        endEntry(number);
+        for (const slot of slots) this.#settle(slot, unavailable);
+        this.#endEntry(number);
       },
     );
-  };
+  }
 
-  function flush(): void {
-    flushScheduled = false;
-    while (entries.size < entriesOutstandingMax && waiting.length > 0) {
-      const slots = waiting.slice(0, batchMax).filter((slot) => !slot.settled);
-      waiting = waiting.slice(batchMax);
-      if (slots.length > 0) send(slots);
+  #endEntry(number: number): void {
+    if (this.#entries.delete(number) && this.#waiting.length > 0) this.#scheduleFlush();
+  }
+
+  #sweep(): void {
+    const now = performance.now();
+    const alive = this.#arrivals.findIndex((slot) => !slot.settled && slot.deadline > now);
+    const passed = alive === -1 ? this.#arrivals.length : alive;
+    for (const slot of this.#arrivals.slice(0, passed)) this.#settle(slot, expired);
+    if (passed > 0) this.#arrivals = this.#arrivals.slice(passed);
+    for (const [number, entry] of this.#entries) {
+      if (entry.deadline > now) break;
+      // Nobody wants it any more: without this, entries would gather in the stream while no signer lives.
+      if (entry.id !== undefined) this.#options.command.xdel(this.#keys.requests, entry.id).catch(() => undefined); // best effort: signers drop it by its deadline
+      this.#endEntry(number);
     }
   }
 
-  const sweep = (): void => {
-    const now = performance.now();
-    while (arrivalsHead < arrivals.length) {
-      const slot = arrivals[arrivalsHead] as Slot;
-      if (!slot.settled) {
-        if (slot.deadline > now) break;
-        settle(slot, expired);
-      }
-      arrivalsHead += 1;
-    }
-    if (arrivalsHead > 0) {
-      arrivals = arrivals.slice(arrivalsHead);
-      arrivalsHead = 0;
-    }
-    for (const [number, entry] of entries) {
-      if (entry.deadline > now) break;
-      // Nobody will want it any more: without this, entries would gather in the stream while no signer lives.
-      if (entry.id !== undefined) command.xdel(keys.requests, entry.id).catch(() => undefined); // best effort: a signer drops it by its deadline
-      endEntry(number);
-    }
-  };
-  const sweeper = setInterval(sweep, sweepMs);
-
-  const deliver = (number: number, replies: StampReply[]): void => {
-    for (const reply of replies) {
-      const slot = bySlotId.get(reply.id);
-      if (slot === undefined) continue;
-      settle(slot, reply.outcome === 'expired' ? expired : { kind: 'replied', outcome: reply.outcome, response: reply.response });
-    }
-    // A signer that could not read the batch answers nothing of it; those requests must not wait for their deadline.
-    for (const slot of entries.get(number)?.slots ?? []) settle(slot, unavailable);
-    endEntry(number);
-  };
-
-  const readReplies = async (): Promise<void> => {
-    let lastId = '0';
-    let sinceTrim = 0;
+  async #readReplies(): Promise<void> {
+    const { blocking } = this.#options;
     let failures = 0;
-    const trim = (): void => {
-      sinceTrim = 0;
-      const [millis, sequence] = lastId.split('-') as [string, string];
-      command.xtrim(repliesKey, 'MINID', `${millis}-${Number(sequence) + 1}`).catch(() => undefined); // best effort: the next trim covers it
-    };
-    while (!closed) {
+    while (!this.#closed) {
       if (blocking.status !== 'ready') {
         await delay(reconnectPollMs);
         continue;
       }
       try {
-        const streams = (await blocking.xreadBuffer('COUNT', repliesPerRead, 'BLOCK', blockMs, 'STREAMS', repliesKey, lastId)) as
-          | [Buffer, [Buffer, Buffer[]][]][]
-          | null;
+        const streams = await blocking.xreadBuffer(
+          ...(['COUNT', repliesPerRead, 'BLOCK', blockMs, 'STREAMS', this.#repliesKey, this.#lastId] as const),
+        );
         failures = 0;
-        for (const [id, fields] of streams?.[0]?.[1] ?? []) {
-          lastId = id.toString('latin1');
-          sinceTrim += 1;
-          deliver(Number((fields[1] as Buffer).toString('latin1')), decodeStampReplies(fields[3] as Buffer));
-        }
-        if (sinceTrim >= trimAfter || (streams === null && sinceTrim > 0)) trim();
+        this.#deliverAll((streams?.[0] as [Buffer, ReplyEntry[]] | undefined)?.[1] ?? []);
       } catch (error) {
-        if (closed) return;
+        if (this.#closed) return;
         failures += 1;
-        if (failures === 1) options.onReadError(error);
+        if (failures === 1) this.#options.onReadError(error);
         await delay(Math.min(20 * failures, 250));
       }
     }
-  };
-  const reading = readReplies();
+  }
 
-  return {
-    submit(request, done) {
-      if (inFlight >= inFlightMax || closed) return false;
-      const id = nextId;
-      nextId = (nextId + 1) >>> 0;
-      const slot: Slot = { request: { ...request, id }, done, deadline: performance.now() + deadlineMs, settled: false };
-      bySlotId.set(id, slot);
-      arrivals.push(slot);
-      waiting.push(slot);
-      inFlight += 1;
-      if (entries.size < entriesOutstandingMax) scheduleFlush();
-      return true;
-    },
-    hasRoomFor: (count) => !closed && inFlight + count <= inFlightMax,
-    get inFlight() {
-      return inFlight;
-    },
-    get entriesOutstanding() {
-      return entries.size;
-    },
-    async livingSigners(deadAfterMs) {
-      const [seconds] = await command.time();
-      return command.zcount(keys.signers, Number(seconds) * 1_000 - deadAfterMs, '+inf');
-    },
-    drained() {
-      return inFlight === 0
-        ? Promise.resolve()
-        : new Promise((resolve) => {
-            whenDrained = resolve;
-          });
-    },
-    async close() {
-      closed = true;
-      clearInterval(sweeper);
-      for (const slot of arrivals.slice(arrivalsHead)) settle(slot, unavailable);
-      waiting = [];
-      await command.del(repliesKey).catch(() => undefined); // best effort: it expires by itself
-      blocking.disconnect();
-      await reading;
-    },
-  };
-};
+  #deliverAll(entries: readonly ReplyEntry[]): void {
+    for (const [id, fields] of entries) {
+      this.#lastId = id.toString('latin1');
+      this.#readSinceTrim += 1;
+      this.#deliver(Number((fields[1] as Buffer).toString('latin1')), decodeAnswerBlock(fields[3] as Buffer));
+    }
+    if (this.#readSinceTrim >= trimAfter || (entries.length === 0 && this.#readSinceTrim > 0)) this.#trim();
+  }
+
+  #deliver(number: number, { answers, tsu }: AnswerBlock): void {
+    for (const { id, outcome, token } of answers) {
+      const slot = this.#byId.get(id);
+      if (slot === undefined) continue;
+      if (outcome === 'granted') this.#settle(slot, { kind: 'granted', token, tsu });
+      else this.#settle(slot, outcome === 'expired' ? expired : { kind: 'refused', failInfo: outcome });
+    }
+    this.#endEntry(number);
+  }
+
+  #trim(): void {
+    this.#readSinceTrim = 0;
+    const [millis, sequence] = this.#lastId.split('-') as [string, string];
+    const firstKept = `${millis}-${Number(sequence) + 1}`;
+    this.#options.command.xtrim(this.#repliesKey, 'MINID', firstKept).catch(() => undefined); // best effort: the next trim covers it
+  }
+}

@@ -23,12 +23,13 @@ export interface LaneEntry {
 }
 
 export interface LaneAnswerBatch {
-  readonly replies: Buffer;
-  /** Block of journal events; empty when nothing happened that is one. */
-  readonly journal: Buffer;
+  /** Block of answers (queue/answer-block.ts): the reply, and the journal's events. */
+  readonly block: Buffer;
   /** Stamps granted, by client. */
   readonly stamps: ReadonlyMap<string, number>;
 }
+
+export type LaneFailureStage = 'read' | 'answer' | 'work' | 'claim';
 
 export interface LaneResponderOptions {
   readonly command: RedisClient;
@@ -42,23 +43,14 @@ export interface LaneResponderOptions {
   /** Longest time any gateway waits for an answer. */
   readonly deadlineMs: number;
   readonly journalBlocksMax: number;
-  /** Makes the answer; undefined leaves the entry unanswered (its gateway refuses it at the deadline). */
-  readonly work: (entry: LaneEntry) => Promise<LaneAnswerBatch | undefined>;
+  /** Makes the answer. When it throws, the entry stays unanswered, and its gateway refuses it at the deadline. */
+  readonly work: (entry: LaneEntry) => Promise<LaneAnswerBatch>;
   readonly on: {
     claimed(entries: number): void;
     /** Seconds between the end of the work and the answer's commit in Redis. */
     answered(seconds: number): void;
-    failed(stage: 'read' | 'answer' | 'work' | 'claim', error: unknown): void;
+    failed(stage: LaneFailureStage, error: unknown): void;
   };
-}
-
-export interface LaneResponder {
-  /** Entries being worked on. */
-  readonly busy: number;
-  /** True while reads succeed. */
-  readonly reading: boolean;
-  /** Stops reading, finishes what was read, and leaves the consumer group. */
-  close(): Promise<void>;
 }
 
 const script = readFileSync(new URL('./commands/answer-4.lua', import.meta.url), 'utf8');
@@ -70,77 +62,103 @@ const forgetAfterMs = 60_000;
 const retryMs = 50;
 
 type StreamEntry = [Buffer, Buffer[] | null];
+type ScriptArgument = string | number | Buffer;
 
-/** Starts reading. @throws when Redis does not answer at the start */
-export const createLaneResponder = async (options: LaneResponderOptions): Promise<LaneResponder> => {
-  const { command, blocking, signerId, capacity, deadAfterMs, on } = options;
-  const keys: LaneKeys = laneKeys(options.lane);
-  const clock: RedisClock = await createRedisClock(command);
-  const tasks = new Set<Promise<void>>();
-  let closing = false;
-  let reading = true;
-  let whenFree: (() => void) | undefined;
+const startsWith = (error: unknown, prefix: string): boolean => error instanceof Error && error.message.startsWith(prefix);
 
-  const createGroup = async (): Promise<void> => {
-    await command.xgroup('CREATE', keys.requests, signerGroup, '0', 'MKSTREAM').catch((error: Error) => {
-      if (!error.message.startsWith('BUSYGROUP')) throw error;
+export class LaneResponder {
+  readonly #options: LaneResponderOptions;
+  readonly #keys: LaneKeys;
+  readonly #clock: RedisClock;
+  readonly #tasks = new Set<Promise<void>>();
+  #closing = false;
+  #reading = true;
+  #whenFree: (() => void) | undefined;
+  #loops: Promise<void>[] = [];
+
+  private constructor(options: LaneResponderOptions, clock: RedisClock) {
+    this.#options = options;
+    this.#keys = laneKeys(options.lane);
+    this.#clock = clock;
+  }
+
+  /** Joins the lane and starts to read. @throws when Redis does not answer at the start */
+  static async start(options: LaneResponderOptions): Promise<LaneResponder> {
+    const responder = new LaneResponder(options, await createRedisClock(options.command));
+    await responder.#createGroup();
+    await responder.#beat();
+    responder.#loops = [responder.#readEntries(), responder.#keepHouse()];
+    return responder;
+  }
+
+  /** Entries being worked on. */
+  get busy(): number {
+    return this.#tasks.size;
+  }
+
+  /** True while reads succeed. */
+  get reading(): boolean {
+    return this.#reading;
+  }
+
+  /** Stops reading, finishes what was read, and leaves the consumer group. The connections are the caller's. */
+  async close(): Promise<void> {
+    this.#closing = true;
+    this.#whenFree?.();
+    await Promise.all(this.#loops);
+    await Promise.all(this.#tasks);
+    this.#clock.close();
+    await this.#forget(this.#options.signerId).catch(() => undefined); // best effort: a living signer does it later
+  }
+
+  async #createGroup(): Promise<void> {
+    await this.#options.command.xgroup('CREATE', this.#keys.requests, signerGroup, '0', 'MKSTREAM').catch((error: unknown) => {
+      if (!startsWith(error, 'BUSYGROUP')) throw error;
     });
-  };
-  await createGroup();
+  }
 
-  /** NOGROUP: Redis was emptied or replaced under us. */
-  const recover = async (stage: 'read' | 'claim', error: unknown): Promise<void> => {
-    if ((error as Error).message?.startsWith('NOGROUP')) await createGroup().catch(() => undefined); // the next turn fails again and says why
-    else on.failed(stage, error);
-    await delay(retryMs);
-  };
-
-  const evaluate = async (parameters: (string | number | Buffer)[]): Promise<void> => {
-    try {
-      await command.evalsha(scriptSha, 4, ...parameters);
-    } catch (error) {
-      if (!(error as Error).message.startsWith('NOSCRIPT')) throw error;
-      await command.eval(script, 4, ...parameters);
-    }
-  };
-
-  const answer = async (entry: LaneEntry, batch: LaneAnswerBatch): Promise<void> => {
-    const parameters: (string | number | Buffer)[] = [keys.requests, keys.replies(entry.gatewayId), keys.journal, keys.stamps];
-    parameters.push(signerGroup, entry.id, entry.number, batch.replies, 2 * options.deadlineMs, batch.journal, options.journalBlocksMax);
-    for (const [client, stamps] of batch.stamps) parameters.push(client, stamps);
-    const started = monotonicMs();
-    for (let attempt = 1; ; attempt += 1) {
+  async #readEntries(): Promise<void> {
+    const { blocking, signerId } = this.#options;
+    while (!this.#closing) {
+      const free = await this.#freePlaces();
+      if (this.#closing) return;
       try {
-        await evaluate(parameters);
-        on.answered((monotonicMs() - started) / 1_000);
-        return;
+        const group = ['GROUP', signerGroup, signerId, 'COUNT', free, 'BLOCK', blockMs, 'STREAMS', this.#keys.requests, '>'] as const;
+        const streams = (await blocking.xreadgroupBuffer(...group)) as [Buffer, StreamEntry[]][] | null;
+        this.#reading = true;
+        for (const entry of streams?.[0]?.[1] ?? []) this.#start(entry);
       } catch (error) {
-        if (attempt === 1) on.failed('answer', error);
-        if (monotonicMs() - entry.enteredAtMs > options.deadlineMs) {
-          // Its gateway has given up; take it out of the books so that nobody signs it again.
-          await command.multi().xack(keys.requests, signerGroup, entry.id).xdel(keys.requests, entry.id).exec().catch(() => undefined);
-          return;
-        }
-        await delay(retryMs);
+        this.#reading = false;
+        await this.#recover('read', error);
       }
     }
-  };
+  }
 
-  const handle = async (entry: LaneEntry): Promise<void> => {
-    try {
-      const batch = await options.work(entry);
-      if (batch !== undefined) await answer(entry, batch);
-    } catch (error) {
-      on.failed('work', error);
+  async #freePlaces(): Promise<number> {
+    const { capacity } = this.#options;
+    while (this.#tasks.size >= capacity && !this.#closing) {
+      await new Promise<void>((resolve) => {
+        this.#whenFree = resolve;
+      });
     }
-  };
+    return capacity - this.#tasks.size;
+  }
 
-  const start = ([id, fields]: StreamEntry): void => {
+  /** NOGROUP: Redis was emptied or replaced under us. */
+  async #recover(stage: LaneFailureStage, error: unknown): Promise<void> {
+    if (this.#closing) return;
+    if (startsWith(error, 'NOGROUP'))
+      await this.#createGroup().catch(() => undefined); // the next turn fails again and says why
+    else this.#options.on.failed(stage, error);
+    await delay(retryMs);
+  }
+
+  #start([id, fields]: StreamEntry): void {
     const text = id.toString('latin1');
     // A null entry was deleted by its gateway at the deadline, while it was pending here.
     const [, gatewayId, , number, , payload] = fields ?? [];
     if (gatewayId === undefined || number === undefined || payload === undefined) {
-      command.multi().xack(keys.requests, signerGroup, text).xdel(keys.requests, text).exec().catch(() => undefined); // best effort: claimed again later
+      this.#drop(text).catch(() => undefined); // best effort: it is claimed and dropped again later
       return;
     }
     const entry: LaneEntry = {
@@ -148,106 +166,113 @@ export const createLaneResponder = async (options: LaneResponderOptions): Promis
       gatewayId: gatewayId.toString('latin1'),
       number: number.toString('latin1'),
       payload,
-      enteredAtMs: clock.toMonotonicMs(Number(text.split('-', 1)[0])),
+      enteredAtMs: this.#clock.toMonotonicMs(Number(text.split('-', 1)[0])),
     };
-    const task = handle(entry).finally(() => {
-      tasks.delete(task);
-      whenFree?.();
+    const task = this.#handle(entry).finally(() => {
+      this.#tasks.delete(task);
+      this.#whenFree?.();
     });
-    tasks.add(task);
-  };
+    this.#tasks.add(task);
+  }
 
-  const freePlaces = async (): Promise<number> => {
-    while (tasks.size >= capacity) {
-      await new Promise<void>((resolve) => {
-        whenFree = resolve;
-      });
+  async #handle(entry: LaneEntry): Promise<void> {
+    let batch: LaneAnswerBatch;
+    try {
+      batch = await this.#options.work(entry);
+    } catch (error) {
+      this.#options.on.failed('work', error);
+      // Signing it again would fail again: out of the books, its gateway refuses it at the deadline.
+      await this.#drop(entry.id).catch(() => undefined); // best effort: it is dropped by its deadline
+      return;
     }
-    return capacity - tasks.size;
-  };
+    await this.#answer(entry, batch);
+  }
 
-  const readEntries = async (): Promise<void> => {
-    while (!closing) {
-      const free = await freePlaces();
-      if (closing) return;
+  async #answer(entry: LaneEntry, batch: LaneAnswerBatch): Promise<void> {
+    const { on, deadlineMs, journalBlocksMax } = this.#options;
+    const keys = [this.#keys.requests, this.#keys.replies(entry.gatewayId), this.#keys.journal, this.#keys.stamps];
+    const parameters: ScriptArgument[] = [...keys, signerGroup, entry.id, entry.number, batch.block, 2 * deadlineMs, journalBlocksMax];
+    for (const [client, stamps] of batch.stamps) parameters.push(client, stamps);
+    const started = monotonicMs();
+    for (let attempt = 1; ; attempt += 1) {
       try {
-        const streams = (await blocking.xreadgroupBuffer(
-          'GROUP', signerGroup, signerId, 'COUNT', free, 'BLOCK', blockMs, 'STREAMS', keys.requests, '>',
-        )) as [Buffer, StreamEntry[]][] | null; // biome-ignore format: one command, one line
-        reading = true;
-        for (const entry of streams?.[0]?.[1] ?? []) start(entry);
+        await this.#evaluate(parameters);
+        on.answered((monotonicMs() - started) / 1_000);
+        return;
       } catch (error) {
-        reading = false;
-        if (!closing) await recover('read', error);
+        if (attempt === 1) on.failed('answer', error);
+        if (monotonicMs() - entry.enteredAtMs > deadlineMs) {
+          // Its gateway has given up; nobody needs to sign it again.
+          await this.#drop(entry.id).catch(() => undefined); // best effort: it is dropped by its deadline
+          return;
+        }
+        await delay(retryMs);
       }
     }
-  };
+  }
 
-  /** Its own sign of life: Redis 7.0 counts a consumer that waits for entries as idle, and a full signer does not read at all. */
-  const beat = async (): Promise<void> => {
-    await command.zadd(keys.signers, Math.round(clock.nowMs()), signerId);
-  };
-  await beat();
-
-  const claimFrom = async (dead: string): Promise<void> => {
-    const room = Math.min(claimsAtOnce, capacity - tasks.size);
-    if (room <= 0) return;
-    const pending = (await command.xpending(keys.requests, signerGroup, '-', '+', room, dead)) as [string, ...unknown[]][];
-    const ids = pending.map(([id]) => id);
-    if (ids.length === 0) return;
-    // The minimum idle time lets only one of several claimers win each entry; entries deleted meanwhile leave the books here.
-    const claimed = (await command.callBuffer('XCLAIM', keys.requests, signerGroup, signerId, deadAfterMs, ...ids)) as StreamEntry[];
-    if (claimed.length > 0) on.claimed(claimed.length);
-    for (const entry of claimed) start(entry);
-  };
-
-  /** XGROUP DELCONSUMER drops what is pending: only long after the last sign of life, and only when nothing is. */
-  const forget = async (dead: string): Promise<void> => {
-    const pending = await command.xpending(keys.requests, signerGroup, '-', '+', 1, dead);
-    if (pending.length > 0) return;
-    await command.xgroup('DELCONSUMER', keys.requests, signerGroup, dead);
-    await command.zrem(keys.signers, dead);
-  };
-
-  const claimFromDead = async (): Promise<void> => {
-    const now = Math.round(clock.nowMs());
-    const dead = await command.zrange(keys.signers, '-inf', String(now - deadAfterMs), 'BYSCORE', 'WITHSCORES');
-    for (let i = 0; i < dead.length; i += 2) {
-      const name = dead[i] as string;
-      if (name === signerId) continue;
-      await claimFrom(name);
-      if (Number(dead[i + 1]) < now - forgetAfterMs) await forget(name);
+  async #evaluate(parameters: ScriptArgument[]): Promise<void> {
+    const { command } = this.#options;
+    try {
+      await command.evalsha(scriptSha, 4, ...parameters);
+    } catch (error) {
+      if (!startsWith(error, 'NOSCRIPT')) throw error;
+      await command.eval(script, 4, ...parameters);
     }
-  };
+  }
 
-  const keepHouse = async (): Promise<void> => {
-    while (!closing) {
+  async #drop(id: string): Promise<void> {
+    await this.#options.command.multi().xack(this.#keys.requests, signerGroup, id).xdel(this.#keys.requests, id).exec();
+  }
+
+  async #keepHouse(): Promise<void> {
+    while (!this.#closing) {
       try {
-        await beat();
-        await claimFromDead();
+        await this.#beat();
+        await this.#claimFromDead();
       } catch (error) {
-        if (!closing) await recover('claim', error);
+        await this.#recover('claim', error);
       }
       await delay(heartbeatMs);
     }
-  };
+  }
 
-  const loops = [readEntries(), keepHouse()];
+  /** Its own sign of life: Redis 7.0 counts a consumer that waits for entries as idle, and a full signer does not read at all. */
+  async #beat(): Promise<void> {
+    await this.#options.command.zadd(this.#keys.signers, Math.round(this.#clock.nowMs()), this.#options.signerId);
+  }
 
-  return {
-    get busy() {
-      return tasks.size;
-    },
-    get reading() {
-      return reading;
-    },
-    async close() {
-      closing = true;
-      whenFree?.();
-      await Promise.all(loops);
-      await Promise.all(tasks);
-      clock.close();
-      await forget(signerId).catch(() => undefined); // best effort: a living signer does it later
-    },
-  };
-};
+  async #claimFromDead(): Promise<void> {
+    const { command, deadAfterMs, signerId } = this.#options;
+    const now = Math.round(this.#clock.nowMs());
+    const dead = await command.zrange(this.#keys.signers, '-inf', String(now - deadAfterMs), 'BYSCORE', 'WITHSCORES');
+    for (let i = 0; i < dead.length; i += 2) {
+      const name = dead[i] as string;
+      if (name === signerId) continue;
+      await this.#claimFrom(name);
+      if (Number(dead[i + 1]) < now - forgetAfterMs) await this.#forget(name);
+    }
+  }
+
+  async #claimFrom(dead: string): Promise<void> {
+    const { command, capacity, deadAfterMs, on, signerId } = this.#options;
+    const room = Math.min(claimsAtOnce, capacity - this.#tasks.size);
+    if (room <= 0) return;
+    const pending = (await command.xpending(this.#keys.requests, signerGroup, '-', '+', room, dead)) as [string, ...unknown[]][];
+    const ids = pending.map(([id]) => id);
+    if (ids.length === 0) return;
+    // The minimum idle time lets only one of several claimers win each entry; entries deleted meanwhile leave the books here.
+    const claimed = (await command.callBuffer('XCLAIM', this.#keys.requests, signerGroup, signerId, deadAfterMs, ...ids)) as StreamEntry[];
+    if (claimed.length > 0) on.claimed(claimed.length);
+    for (const entry of claimed) this.#start(entry);
+  }
+
+  /** XGROUP DELCONSUMER drops what is pending: only long after the last sign of life, and only when nothing is. */
+  async #forget(dead: string): Promise<void> {
+    const { command } = this.#options;
+    const pending = await command.xpending(this.#keys.requests, signerGroup, '-', '+', 1, dead);
+    if (pending.length > 0) return;
+    await command.xgroup('DELCONSUMER', this.#keys.requests, signerGroup, dead);
+    await command.zrem(this.#keys.signers, dead);
+  }
+}

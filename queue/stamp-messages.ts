@@ -1,17 +1,15 @@
 /**
- * What travels through the timestamp lane, as bytes: batches of requests to a signer and batches of replies to a gateway.
+ * What travels through the timestamp lane to a signer: batches of requests, as bytes.
  *
  * Version 1, all integers big-endian:
  *
  *     request batch   u8 version, u16 count, then for each request:
  *                     u32 id, u32 ttlMs, u8 flags (1 certReq), u8+policy, u8+messageImprint, u8+client, u24+nonce
- *     reply batch     u8 version, u16 count, then for each reply:
- *                     u32 id, u8 outcome, u24+TimeStampResp
  *
  * `ttlMs` counts from the time of the stream entry, which is Redis's own clock: hosts may disagree about the time of day.
  * policy, messageImprint and nonce are whole DER values; a nonce of length 0 is absent.
  */
-import { SigilloError } from '../config/errors.ts';
+import { ByteReader, putShort } from './byte-fields.ts';
 
 export const messageVersion = 1;
 
@@ -25,10 +23,6 @@ export interface StampRequest {
   readonly client: string;
   readonly nonce: Uint8Array | undefined;
 }
-
-/** How a signer answered; the closed set of the `outcome` label of the metrics. */
-export const stampOutcomes = ['granted', 'timeNotAvailable', 'systemFailure', 'expired'] as const;
-export type StampOutcome = (typeof stampOutcomes)[number];
 
 const certReqFlag = 1;
 const headerOctets = 3;
@@ -62,50 +56,6 @@ export const encodeStampRequests = (requests: readonly StampRequest[], ttlMs: (i
   return out;
 };
 
-const putShort = (out: Buffer, at: number, bytes: Uint8Array): number => {
-  out[at] = bytes.length;
-  out.set(bytes, at + 1);
-  return at + 1 + bytes.length;
-};
-
-const malformed = (detail: string): SigilloError => new SigilloError('LANE_ENTRY_MALFORMED', detail);
-
-/** Bounds-checked reading: Redis is another process, and may hold what another release wrote. */
-class MessageReader {
-  readonly #bytes: Buffer;
-  #at = 0;
-  readonly count: number;
-
-  constructor(bytes: Buffer) {
-    this.#bytes = bytes;
-    if (bytes.length < headerOctets || bytes[0] !== messageVersion) throw malformed('unknown version');
-    this.count = bytes.readUInt16BE(1);
-    this.#at = headerOctets;
-  }
-
-  unsigned(octets: 1 | 3 | 4): number {
-    const at = this.#take(octets);
-    return this.#bytes.readUIntBE(at, octets);
-  }
-
-  view(lengthOctets: 1 | 3): Buffer {
-    const length = this.unsigned(lengthOctets);
-    const at = this.#take(length);
-    return this.#bytes.subarray(at, at + length);
-  }
-
-  finish(): void {
-    if (this.#at !== this.#bytes.length) throw malformed('octets left over');
-  }
-
-  #take(octets: number): number {
-    const at = this.#at;
-    if (at + octets > this.#bytes.length) throw malformed('cut off');
-    this.#at = at + octets;
-    return at;
-  }
-}
-
 /** A request as the signer sees it: views into the batch, and the time it has left. */
 export interface ReceivedStampRequest extends StampRequest {
   readonly policy: Buffer;
@@ -114,9 +64,11 @@ export interface ReceivedStampRequest extends StampRequest {
 
 /** @throws LANE_ENTRY_MALFORMED */
 export const decodeStampRequests = (bytes: Buffer): ReceivedStampRequest[] => {
-  const reader = new MessageReader(bytes);
+  const reader = new ByteReader(bytes);
+  reader.version(messageVersion);
+  const count = reader.unsigned(2);
   const requests: ReceivedStampRequest[] = [];
-  for (let i = 0; i < reader.count; i += 1) {
+  for (let i = 0; i < count; i += 1) {
     const id = reader.unsigned(4);
     const ttlMs = reader.unsigned(4);
     const certReq = (reader.unsigned(1) & certReqFlag) !== 0;
@@ -128,43 +80,4 @@ export const decodeStampRequests = (bytes: Buffer): ReceivedStampRequest[] => {
   }
   reader.finish();
   return requests;
-};
-
-/** Octets in front of the replies of a batch. */
-export const replyHeaderOctets = headerOctets;
-/** Octets in front of the TimeStampResp of one reply. */
-export const replyPrefixOctets = 8;
-
-/** Writes the header of a reply batch. @returns offset of the first reply */
-export const writeReplyHeader = (out: Buffer, count: number): number => {
-  out[0] = messageVersion;
-  return out.writeUInt16BE(count, 1);
-};
-
-/** Writes what stands in front of a TimeStampResp of `octets`. @returns offset where it goes */
-export const writeReplyPrefix = (out: Buffer, offset: number, id: number, outcome: StampOutcome, octets: number): number => {
-  const at = out.writeUInt32BE(id, offset);
-  out[at] = stampOutcomes.indexOf(outcome);
-  return out.writeUIntBE(octets, at + 1, 3);
-};
-
-export interface StampReply {
-  readonly id: number;
-  readonly outcome: StampOutcome;
-  /** TimeStampResp; empty for `expired`. */
-  readonly response: Buffer;
-}
-
-/** @throws LANE_ENTRY_MALFORMED */
-export const decodeStampReplies = (bytes: Buffer): StampReply[] => {
-  const reader = new MessageReader(bytes);
-  const replies: StampReply[] = [];
-  for (let i = 0; i < reader.count; i += 1) {
-    const id = reader.unsigned(4);
-    const outcome = stampOutcomes[reader.unsigned(1)];
-    if (outcome === undefined) throw malformed('unknown outcome');
-    replies.push({ id, outcome, response: reader.view(3) });
-  }
-  reader.finish();
-  return replies;
 };

@@ -5,9 +5,10 @@
  * So an interruption at any point leaves either no token or a whole one, and the next start goes on from there; what is
  * left in staging can hold no key and is thrown away. A token that is in its place is never initialised again.
  */
+
+import { randomBytes } from 'node:crypto';
 import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
-import { randomBytes } from 'node:crypto';
 import { SessionFlag, TokenFlag, UserType } from 'graphene-pk11';
 import { syncFolder, syncTree, writeFileAtomic } from '../config/atomic-file.ts';
 import { invariant, SigilloError } from '../config/errors.ts';
@@ -40,13 +41,9 @@ const softhsmConf = (tokenFolder: string): string => {
   if (/[#=\n\r]/.test(tokenFolder) || Buffer.byteLength(tokenFolder) > 900) {
     throw new SigilloError('CONFIG_INVALID', `home: SoftHSM cannot read a path that is very long or has '#' or '=' in it: ${tokenFolder}`);
   }
-  return [
-    `directories.tokendir = ${tokenFolder}`,
-    'objectstore.backend = file',
-    'log.level = ERROR',
-    'slots.removable = false',
-    '',
-  ].join('\n');
+  return [`directories.tokendir = ${tokenFolder}`, 'objectstore.backend = file', 'log.level = ERROR', 'slots.removable = false', ''].join(
+    '\n',
+  );
 };
 
 const writeConf = (file: string, tokenFolder: string): void => {

@@ -52,11 +52,16 @@ const prefixes = byDigest((digest) => Buffer.from(digestInfoPrefix(digest)));
  * to a synchronous C_Sign and forget it. One function for each thread and key.
  */
 export const createSignInput = (scheme: KeyScheme, digest: SignatureDigest): ((hash: Buffer) => Buffer) => {
-  if (scheme.kind === 'rsa-pss') return function pssInput(hash) { return hash; };
+  if (scheme.kind === 'rsa-pss')
+    return function pssInput(hash) {
+      return hash;
+    };
   if (scheme.kind === 'ecdsa') {
     // ECDSA signs the leftmost bits of a hash longer than the order (FIPS 186-5, 6.4.1); not every token cuts by itself.
     const octets = rawSignatureOctets(scheme) / 2;
-    return function ecdsaInput(hash) { return hash.length > octets ? hash.subarray(0, octets) : hash; };
+    return function ecdsaInput(hash) {
+      return hash.length > octets ? hash.subarray(0, octets) : hash;
+    };
   }
   const prefix = prefixes[digest];
   const scratch = Buffer.concat([prefix, Buffer.alloc(digestAlgorithms[digest].octets)]);
@@ -71,4 +76,5 @@ export const signInput = (scheme: KeyScheme, digest: SignatureDigest, hash: Uint
   createSignInput(scheme, digest)(Buffer.from(hash));
 
 /** The signature as X.509 and CMS carry it, from what C_Sign returned. */
-export const signatureValue = (scheme: KeyScheme, raw: Uint8Array): Uint8Array => (scheme.kind === 'ecdsa' ? ecdsaSignatureValue(raw) : raw);
+export const signatureValue = (scheme: KeyScheme, raw: Uint8Array): Uint8Array =>
+  scheme.kind === 'ecdsa' ? ecdsaSignatureValue(raw) : raw;

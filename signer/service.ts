@@ -7,11 +7,11 @@ import { availableParallelism, hostname } from 'node:os';
 import { Piscina } from 'piscina';
 import { SigilloError } from '../config/errors.ts';
 import type { Config } from '../config/schema.ts';
-import { createSignerMetrics, type SignerMetrics } from '../observability/signer-metrics.ts';
 import type { Logger } from '../observability/log.ts';
 import type { HealthItem } from '../observability/ops-app.ts';
+import { createSignerMetrics, type SignerMetrics } from '../observability/signer-metrics.ts';
 import { laneKeys } from '../queue/keys.ts';
-import { createLaneResponder, type LaneAnswerBatch, type LaneEntry, type LaneResponder } from '../queue/lane-responder.ts';
+import { type LaneAnswerBatch, type LaneEntry, LaneResponder } from '../queue/lane-responder.ts';
 import { connectRedis, type RedisClient, whenReady } from '../queue/redis.ts';
 import { monotonicMs } from '../queue/redis-clock.ts';
 import { type ClockReading, createClockMemory, createGuardedClock } from './clock.ts';
@@ -85,6 +85,8 @@ const startPool = async (data: StampWorkerData, threads: number): Promise<Piscin
     concurrentTasksPerWorker: 1,
     idleTimeout: Number.POSITIVE_INFINITY,
     recordTiming: false,
+    // A batch leaves little behind; the default of 48 MB in each thread would only be filled with garbage.
+    resourceLimits: { maxYoungGenerationSizeMb: 6 },
     workerData: data,
   });
   await Promise.all(Array.from({ length: threads }, () => pool.run(undefined)));
@@ -109,10 +111,9 @@ const createWork =
     metrics.batch(requests);
     metrics.signatures(tsu.tokenLabel, result.outcomes.granted, result.signMs / 1_000);
     if (result.failure !== undefined) log.error(result.failure, 'a stamp failed in the token; its client got systemFailure');
-    return { replies: asBuffer(result.replies), journal: asBuffer(result.journal), stamps: result.stamps };
+    const { block } = result;
+    return { block: Buffer.from(block.buffer, block.byteOffset, block.byteLength), stamps: result.stamps };
   };
-
-const asBuffer = (bytes: Uint8Array): Buffer => Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength);
 
 /** Starts a signer. @throws HSM_*, CERTIFICATE_INVALID, SETUP_INCOMPLETE, REDIS_UNAVAILABLE */
 export const startSigner = async (config: Config, log: Logger): Promise<SignerService> => {
@@ -157,7 +158,7 @@ export const startSigner = async (config: Config, log: Logger): Promise<SignerSe
     entriesBusy: () => responder?.busy ?? 0,
     sessionsBusy: () => threads - pool.idleThreads,
   });
-  responder = await createLaneResponder({
+  responder = await LaneResponder.start({
     command,
     blocking,
     lane: 'timestamp',

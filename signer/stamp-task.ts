@@ -1,7 +1,7 @@
 /** What the signer's main thread and its worker threads hand each other. */
 import type { Config } from '../config/schema.ts';
 import type { KeyScheme, SignatureDigest } from '../pki/algorithms.ts';
-import type { StampOutcome } from '../queue/stamp-messages.ts';
+import type { StampOutcome } from '../queue/answer-block.ts';
 
 /** A timestamping unit: one key in a token, with the certificate chain it stamps under. */
 export interface Tsu {
@@ -35,10 +35,8 @@ export interface StampTask {
 }
 
 export interface StampTaskResult {
-  /** Reply batch, transferred. */
-  readonly replies: Uint8Array;
-  /** Block of journal events, transferred; empty when nothing was granted. */
-  readonly journal: Uint8Array;
+  /** Block of answers (queue/answer-block.ts), transferred. */
+  readonly block: Uint8Array;
   readonly stamps: Map<string, number>;
   readonly outcomes: Record<StampOutcome, number>;
   /** Milliseconds inside C_SignInit and C_Sign, all stamps of the batch together. */

@@ -1,38 +1,37 @@
 /**
- * The work of one signer thread: turns a batch of requests into a batch of TimeStampResp and a block of journal events.
+ * The work of one signer thread: turns a batch of requests into a block of answers, which is also their journal.
  *
  * The order for each request is: still wanted, key within its usage period, genTime last, signature. A request whose
  * deadline has passed costs no HSM time; a failing token refuses its requests and takes no other down.
  */
 import { createHash, randomBytes, verify, X509Certificate } from 'node:crypto';
 import { invariant, SigilloError } from '../config/errors.ts';
-import {
-  blockHeaderOctets,
-  type TimestampIssued,
-  timestampIssuedOctets,
-  writeBlockHeader,
-  writeTimestampIssued,
-} from '../observability/journal/event-block.ts';
 import { digestAlgorithms } from '../pki/algorithms.ts';
 import { oid } from '../pki/der.ts';
-import { readSignerCertificate } from '../pki/signer-certificate.ts';
-import { grantedPrefixLength, TokenTemplate, writeGrantedPrefix } from '../pki/token-template.ts';
-import { refusalResponse } from '../pki/tsp-refusal.ts';
-import { monotonicMs } from '../queue/redis-clock.ts';
+import { readSignerCertificate, type SignerCertificate } from '../pki/signer-certificate.ts';
+import { TokenTemplate } from '../pki/token-template.ts';
 import {
-  decodeStampRequests,
-  type ReceivedStampRequest,
-  replyHeaderOctets,
-  replyPrefixOctets,
+  answerOctets,
+  blockHeaderOctets,
+  type StampAnswer,
   type StampOutcome,
-  writeReplyHeader,
-  writeReplyPrefix,
-} from '../queue/stamp-messages.ts';
-import { createGuardedClock } from './clock.ts';
+  writeAnswer,
+  writeBlockHeader,
+} from '../queue/answer-block.ts';
+import { monotonicMs } from '../queue/redis-clock.ts';
+import { decodeStampRequests, type ReceivedStampRequest } from '../queue/stamp-messages.ts';
+import { type ClockReading, createGuardedClock, type GuardedClock } from './clock.ts';
 import { GrowingBuffer } from './growing-buffer.ts';
 import { type KeySession, openKeySession } from './key-session.ts';
 import { createSerialNumbers } from './serial-numbers.ts';
 import type { StampTask, StampTaskResult, StampWorkerData } from './stamp-task.ts';
+
+type TimeReading = Extract<ClockReading, { kind: 'time' }>;
+const noSerial = new Uint8Array();
+/** A block of 64 stamps is about 60 KB; larger ones grow the buffer once. */
+const blockOctets = 128 * 1024;
+
+const noOutcomes = (): Record<StampOutcome, number> => ({ granted: 0, timeNotAvailable: 0, systemFailure: 0, expired: 0 });
 
 /** Signs a challenge and verifies it against the certificate: no self-test, no service. @throws HSM_SELFTEST_FAILED */
 const proveKey = (session: KeySession, data: StampWorkerData): void => {
@@ -44,134 +43,135 @@ const proveKey = (session: KeySession, data: StampWorkerData): void => {
   if (!verify(name, challenge, { key, ...padding }, signature)) throw new SigilloError('HSM_SELFTEST_FAILED', `key ${data.tsu.keyLabel}`);
 };
 
-/** Makes the batch function of one thread. */
-export const createStamper = (data: StampWorkerData): ((task: StampTask) => StampTaskResult) => {
-  const { tsu } = data;
-  const session = openKeySession({
-    modulePath: data.modulePath,
-    slot: data.slot,
-    keyLabel: tsu.keyLabel,
-    purpose: 'timestamp',
-    scheme: tsu.scheme,
-    digest: tsu.signatureDigest,
-  });
-  proveKey(session, data);
-
-  const certificate = readSignerCertificate(tsu.chain[0] as Uint8Array);
-  const usableUntil = certificate.keyUsableUntil ?? Number.POSITIVE_INFINITY;
-  const tsuDigest = Buffer.from(tsu.id, 'hex');
-  const templates = new Map<string, TokenTemplate>();
-  for (const dotted of data.timestamp.policies) {
-    const policy = oid(dotted);
-    templates.set(
-      Buffer.from(policy).toString('latin1'),
-      new TokenTemplate({
-        policy,
-        scheme: tsu.scheme,
-        signatureDigest: tsu.signatureDigest,
-        certificate,
-        chain: tsu.chain,
-        accuracyMicros: data.timestamp.accuracyMicros,
-        tsaName: data.timestamp.tsaName,
-        qualified: data.timestamp.qualified,
-      }),
-    );
-  }
-  const monotonicOffset = monotonicMs() - performance.now();
-  const clock = createGuardedClock(
-    data.clockMemory,
-    { wallMs: Date.now, monotonicMs: () => performance.now() + monotonicOffset },
-    data.time,
+/** A template for each policy, by the policy's octets as latin1 text. */
+const createTemplates = (data: StampWorkerData, certificate: SignerCertificate): Map<string, TokenTemplate> => {
+  const { policies, accuracyMicros, tsaName, qualified } = data.timestamp;
+  const { scheme, signatureDigest } = data.tsu;
+  return new Map(
+    policies.map((dotted) => {
+      const policy = oid(dotted);
+      const options = { policy, scheme, signatureDigest, certificate, accuracyMicros, tsaName, qualified };
+      return [Buffer.from(policy).toString('latin1'), new TokenTemplate(options)];
+    }),
   );
-  const nextSerial = createSerialNumbers();
-  const replies = new GrowingBuffer(256 * 1024);
-  const journal = new GrowingBuffer(128 * 1024);
-
-  let outcomes: Record<StampOutcome, number>;
-  let stamps: Map<string, number>;
-  let issued: number;
-  let signMs: number;
-  let failure: StampTaskResult['failure'];
-
-  const reply = (id: number, outcome: StampOutcome, response: Uint8Array): void => {
-    outcomes[outcome] += 1;
-    const at = replies.reserve(replyPrefixOctets + response.length);
-    replies.bytes.set(response, writeReplyPrefix(replies.bytes, at, id, outcome, response.length));
-  };
-
-  const sign = (hash: Buffer): Uint8Array => {
-    invariant(session.purpose === 'timestamp', 'a stamp may only be signed by a timestamp key');
-    const started = performance.now();
-    const signature = session.sign(hash);
-    signMs += performance.now() - started;
-    return signature;
-  };
-
-  const grant = (request: ReceivedStampRequest, template: TokenTemplate, unixMillis: number, state: TimestampIssued['clock']): void => {
-    const serial = nextSerial();
-    const signature = sign(template.prepare(request, serial, unixMillis));
-
-    const certificates = { certificates: request.certReq };
-    const tokenOctets = template.tokenLength(signature.length, certificates);
-    const responseOctets = grantedPrefixLength(tokenOctets) + tokenOctets;
-    let at = replies.reserve(replyPrefixOctets + responseOctets);
-    at = writeReplyPrefix(replies.bytes, at, request.id, 'granted', responseOctets);
-    at = writeGrantedPrefix(replies.bytes, at, tokenOctets);
-    template.writeToken(replies.bytes, at, signature, certificates);
-
-    const { policy, messageImprint, client, certReq } = request;
-    const event = { timeMicros: unixMillis * 1_000, clock: state, certReq, client, tsu: tsuDigest, serial, policy, messageImprint };
-    const bareOctets = template.tokenLength(signature.length, { certificates: false });
-    const start = journal.reserve(timestampIssuedOctets(event) + bareOctets);
-    const tokenAt = writeTimestampIssued(journal.bytes, start, event, bareOctets);
-    template.writeToken(journal.bytes, tokenAt, signature, { certificates: false });
-
-    issued += 1;
-    outcomes.granted += 1;
-    stamps.set(client, (stamps.get(client) ?? 0) + 1);
-  };
-
-  const stamp = (request: ReceivedStampRequest, enteredAtMs: number): void => {
-    if (performance.now() + monotonicOffset > enteredAtMs + request.ttlMs) {
-      reply(request.id, 'expired', new Uint8Array());
-      return;
-    }
-    const template = templates.get(request.policy.toString('latin1'));
-    const reading = clock.read();
-    if (reading.kind === 'unavailable') {
-      reply(request.id, 'timeNotAvailable', refusalResponse('timeNotAvailable'));
-      return;
-    }
-    // An unknown policy can only come from a gateway with another configuration; a key past its period must never sign.
-    if (template === undefined || reading.unixMillis > usableUntil) {
-      failure ??=
-        template === undefined
-          ? { code: 'CONFIG_INVALID', message: 'gateway and signer are configured with different policies' }
-          : { code: 'CERTIFICATE_INVALID', message: 'the usage period of the TSU key has ended' };
-      reply(request.id, 'systemFailure', refusalResponse('systemFailure'));
-      return;
-    }
-    try {
-      grant(request, template, reading.unixMillis, reading.state);
-    } catch (error) {
-      failure ??= { code: error instanceof SigilloError ? error.code : 'HSM_DEVICE', message: (error as Error).message };
-      reply(request.id, 'systemFailure', refusalResponse('systemFailure'));
-    }
-  };
-
-  return ({ payload, enteredAtMs }) => {
-    const requests = decodeStampRequests(Buffer.from(payload.buffer, payload.byteOffset, payload.byteLength));
-    outcomes = { granted: 0, timeNotAvailable: 0, systemFailure: 0, expired: 0 };
-    stamps = new Map();
-    issued = 0;
-    signMs = 0;
-    failure = undefined;
-    replies.clear(replyHeaderOctets);
-    journal.clear(blockHeaderOctets(data.node));
-    for (const request of requests) stamp(request, enteredAtMs);
-    writeReplyHeader(replies.bytes, requests.length);
-    if (issued > 0) writeBlockHeader(journal.bytes, issued, data.node);
-    else journal.clear(0);
-    return { replies: replies.copy(), journal: journal.copy(), stamps, outcomes, signMs, failure };
-  };
 };
+
+const createClock = ({ clockMemory, time }: StampWorkerData): { clock: GuardedClock; nowMs: () => number } => {
+  // performance.now() is faster than hrtime, and has its own zero in each thread.
+  const offset = monotonicMs() - performance.now();
+  const nowMs = (): number => performance.now() + offset;
+  return { clock: createGuardedClock(clockMemory, { wallMs: Date.now, monotonicMs: nowMs }, time), nowMs };
+};
+
+/** Stamps batches with one session and one key; one for each thread. */
+export class Stamper {
+  readonly #data: StampWorkerData;
+  readonly #session: KeySession;
+  readonly #templates: ReadonlyMap<string, TokenTemplate>;
+  readonly #usableUntil: number;
+  readonly #tsu: Buffer;
+  readonly #clock: GuardedClock;
+  readonly #nowMs: () => number;
+  readonly #nextSerial = createSerialNumbers();
+  readonly #block = new GrowingBuffer(blockOctets);
+  #outcomes: Record<StampOutcome, number> = noOutcomes();
+  #stamps = new Map<string, number>();
+  #signMs = 0;
+  #failure: StampTaskResult['failure'];
+
+  /** Opens the session and lets the key prove itself. @throws HSM_KEY_MISSING, HSM_SELFTEST_FAILED, PKCS#11 errors */
+  constructor(data: StampWorkerData) {
+    const { tsu } = data;
+    this.#data = data;
+    this.#session = openKeySession({
+      modulePath: data.modulePath,
+      slot: data.slot,
+      keyLabel: tsu.keyLabel,
+      purpose: 'timestamp',
+      scheme: tsu.scheme,
+      digest: tsu.signatureDigest,
+    });
+    proveKey(this.#session, data);
+    const certificate = readSignerCertificate(tsu.chain[0] as Uint8Array);
+    this.#templates = createTemplates(data, certificate);
+    this.#usableUntil = certificate.keyUsableUntil ?? Number.POSITIVE_INFINITY;
+    this.#tsu = Buffer.from(tsu.id, 'hex');
+    const { clock, nowMs } = createClock(data);
+    this.#clock = clock;
+    this.#nowMs = nowMs;
+  }
+
+  /** Answers every request of a batch. @throws LANE_ENTRY_MALFORMED when the batch cannot be read */
+  stamp({ payload, enteredAtMs }: StampTask): StampTaskResult {
+    const requests = decodeStampRequests(Buffer.from(payload.buffer, payload.byteOffset, payload.byteLength));
+    this.#outcomes = noOutcomes();
+    this.#stamps = new Map();
+    this.#signMs = 0;
+    this.#failure = undefined;
+    this.#block.clear(blockHeaderOctets(this.#data.node));
+    for (const request of requests) this.#answer(request, enteredAtMs);
+    writeBlockHeader(this.#block.bytes, this.#data.node, this.#tsu, requests.length);
+    return { block: this.#block.copy(), stamps: this.#stamps, outcomes: this.#outcomes, signMs: this.#signMs, failure: this.#failure };
+  }
+
+  #answer(request: ReceivedStampRequest, enteredAtMs: number): void {
+    if (this.#nowMs() > enteredAtMs + request.ttlMs) {
+      this.#refuse(request, 'expired');
+      return;
+    }
+    const template = this.#templates.get(request.policy.toString('latin1'));
+    const reading = this.#clock.read();
+    if (reading.kind === 'unavailable') {
+      this.#refuse(request, 'timeNotAvailable');
+    } else if (template === undefined) {
+      this.#fail(request, 'CONFIG_INVALID', 'gateway and signer are configured with different policies');
+    } else if (reading.unixMillis > this.#usableUntil) {
+      this.#fail(request, 'CERTIFICATE_INVALID', 'the usage period of the TSU key has ended');
+    } else {
+      try {
+        this.#grant(request, template, reading);
+      } catch (error) {
+        this.#fail(request, error instanceof SigilloError ? error.code : 'HSM_DEVICE', (error as Error).message);
+      }
+    }
+  }
+
+  #grant(request: ReceivedStampRequest, template: TokenTemplate, { unixMillis, state }: TimeReading): void {
+    const serial = this.#nextSerial();
+    const signature = this.#sign(template.prepare(request, serial, unixMillis));
+    const answer = this.#answerTo(request, 'granted', state, unixMillis, serial);
+    const tokenOctets = template.tokenLength(signature.length);
+    const at = this.#block.reserve(answerOctets(answer) + tokenOctets);
+    template.writeToken(this.#block.bytes, writeAnswer(this.#block.bytes, at, answer, tokenOctets), signature);
+    this.#stamps.set(request.client, (this.#stamps.get(request.client) ?? 0) + 1);
+  }
+
+  #sign(hash: Buffer): Uint8Array {
+    invariant(this.#session.purpose === 'timestamp', 'a stamp may only be signed by a timestamp key');
+    const started = performance.now();
+    const signature = this.#session.sign(hash);
+    this.#signMs += performance.now() - started;
+    return signature;
+  }
+
+  #fail(request: ReceivedStampRequest, code: string, message: string): void {
+    this.#failure ??= { code, message };
+    this.#refuse(request, 'systemFailure');
+  }
+
+  #refuse(request: ReceivedStampRequest, outcome: Exclude<StampOutcome, 'granted'>): void {
+    const answer = this.#answerTo(request, outcome, 'unverified', Date.now(), noSerial);
+    writeAnswer(this.#block.bytes, this.#block.reserve(answerOctets(answer)), answer, 0);
+  }
+
+  #answerTo(
+    { id, certReq, client, policy, messageImprint }: ReceivedStampRequest,
+    outcome: StampOutcome,
+    clock: StampAnswer['clock'],
+    unixMillis: number,
+    serial: Uint8Array,
+  ): StampAnswer {
+    this.#outcomes[outcome] += 1;
+    return { id, outcome, clock, certReq, unixMillis, client, policy, messageImprint, serial };
+  }
+}

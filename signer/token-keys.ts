@@ -4,7 +4,7 @@
  * A pair is whole when its private half is there and can be told to be finished. What an interrupted generation leaves
  * behind is never found, and removed by the next generation; a whole key is never removed here.
  */
-import { createPublicKey, constants, hash, randomBytes, verify, type X509Certificate } from 'node:crypto';
+import { constants, createPublicKey, hash, randomBytes, verify, type X509Certificate } from 'node:crypto';
 import { endianness } from 'node:os';
 import { type ITemplate, KeyGenMechanism, ObjectClass, type Session, type SessionObject } from 'graphene-pk11';
 import pkcs11 from 'pkcs11js';
@@ -74,7 +74,8 @@ const stateOfPair = ({ privateKey, publicKey }: Pair): KeyState => {
   // A token makes the objects first and fills them afterwards, CKA_LOCAL last: a public half that was generated beside
   // a private half that was not is a generation that ended in between. Imported pairs say false on both halves.
   // A lone private half is whole only where it tells the public values itself (RSA).
-  if (publicKey === undefined) return bytes(privateKey, pkcs11.CKA_MODULUS) === undefined || isLocal(privateKey) === false ? 'unfinished' : 'whole';
+  if (publicKey === undefined)
+    return bytes(privateKey, pkcs11.CKA_MODULUS) === undefined || isLocal(privateKey) === false ? 'unfinished' : 'whole';
   if (bytes(publicKey, pkcs11.CKA_EC_POINT) === undefined && bytes(publicKey, pkcs11.CKA_MODULUS) === undefined) return 'unfinished';
   return isLocal(publicKey) === true && isLocal(privateKey) === false ? 'unfinished' : 'whole';
 };
@@ -90,7 +91,10 @@ const describeScheme = (scheme: KeyScheme): string => (scheme.kind === 'ecdsa' ?
 
 const publicKeyInfo = ({ privateKey, publicKey }: Pair, label: string, scheme: KeyScheme): Der => {
   const wrong = (): never => {
-    throw new SigilloError('HSM_KEY_MISMATCH', `the key "${label}" in the token is not ${describeScheme(scheme)}, which the configuration names`);
+    throw new SigilloError(
+      'HSM_KEY_MISMATCH',
+      `the key "${label}" in the token is not ${describeScheme(scheme)}, which the configuration names`,
+    );
   };
   if (scheme.kind === 'ecdsa') {
     const point = bytes(publicKey, pkcs11.CKA_EC_POINT);
@@ -148,9 +152,17 @@ const generateInToken = (session: Session, label: string, scheme: KeyScheme): vo
   const publicTemplate: ITemplate = { token: true, private: false, label, id, verify: true, encrypt: false, wrap: false };
   // Said in full: where a template is silent, some tokens allow everything.
   const privateTemplate: ITemplate = {
-    token: true, private: true, sensitive: true, extractable: false, label, id,
-    sign: true, decrypt: false, unwrap: false, derive: false,
-  }; // biome-ignore format: one group to a line
+    token: true,
+    private: true,
+    sensitive: true,
+    extractable: false,
+    label,
+    id,
+    sign: true,
+    decrypt: false,
+    unwrap: false,
+    derive: false,
+  };
   if (scheme.kind === 'ecdsa') Object.assign(publicTemplate, { paramsEC: Buffer.from(ecParameters(scheme.curve)), derive: false });
   else Object.assign(publicTemplate, { modulusBits: scheme.bits, publicExponent: Buffer.from([1, 0, 1]) });
   const mechanism = scheme.kind === 'ecdsa' ? KeyGenMechanism.ECDSA : KeyGenMechanism.RSA;

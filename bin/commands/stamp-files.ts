@@ -143,6 +143,7 @@ class StampingRun {
   readonly #files: AsyncGenerator<Found>;
   readonly #counts = { stamped: 0, skipped: 0, failed: 0 };
   #stopped: string | undefined;
+  #gathering: Promise<unknown> = Promise.resolve();
 
   constructor(run: StampRun) {
     this.#run = run;
@@ -159,8 +160,14 @@ class StampingRun {
     this.#run.report({ outcome, path, why });
   }
 
-  /** The next files that need a stamp; empty at the end. A generator queues concurrent calls, so lanes can share it. */
-  async #nextBatch(): Promise<string[]> {
+  /** The next files that need a stamp; empty at the end. One lane gathers at a time: shared out, they would get half batches. */
+  #nextBatch(): Promise<string[]> {
+    const batch = this.#gathering.then(() => this.#gather());
+    this.#gathering = batch;
+    return batch;
+  }
+
+  async #gather(): Promise<string[]> {
     const batch: string[] = [];
     while (batch.length < batchFiles && this.#stopped === undefined) {
       const { done, value } = await this.#files.next();
@@ -176,14 +183,15 @@ class StampingRun {
 
   async #lane(): Promise<void> {
     for (let batch = await this.#nextBatch(); batch.length > 0; batch = await this.#nextBatch()) {
-      const hashed: { path: string; hash: Uint8Array }[] = [];
-      await forEachAtOnce(batch, filesAtOnce, async (path) => {
+      const hashes: (Uint8Array | undefined)[] = [];
+      await forEachAtOnce(batch, filesAtOnce, async (path, i) => {
         try {
-          hashed.push({ path, hash: await hashFile(path, this.#run.digest) });
+          hashes[i] = await hashFile(path, this.#run.digest);
         } catch (error) {
           this.#report('failed', path, messageOf(error));
         }
       });
+      const hashed = batch.flatMap((path, i) => (hashes[i] === undefined ? [] : { path, hash: hashes[i] }));
       await this.#stampBatch(hashed);
     }
   }

@@ -1,0 +1,112 @@
+/**
+ * The certificates that the signers stamp with, and ever stamped with, as a gateway publishes them and puts them into
+ * tokens. They come from Redis, and only those that lead to a configured root count: whoever can write to Redis can still
+ * not publish a certificate. What was read last stays in force while Redis is away.
+ */
+import { X509Certificate } from 'node:crypto';
+import { readFileSync } from 'node:fs';
+import { SigilloError } from '../config/errors.ts';
+import { laneKeys } from '../queue/keys.ts';
+import type { RedisClient } from '../queue/redis.ts';
+
+/** How old the answer to a question of the repository may be: a new TSU is published long before it signs. */
+const freshMs = 5_000;
+/** TSU, CAs, root: more than real hierarchies have. */
+const pathLengthMax = 8;
+
+export interface PublishedCertificates {
+  readonly roots: readonly X509Certificate[];
+  /** All but the roots: newest TSU first, authorities last. Empty until a signer has published. */
+  list(): Promise<readonly X509Certificate[]>;
+  /**
+   * Certificates for certReq, by the SHA-256 of the TSU's in hex: the TSU's first, then its authorities without the root.
+   * undefined when it was never published, or does not lead to a root. Synchronous once it was asked for.
+   */
+  chainOf(tsu: string): readonly Uint8Array[] | undefined | Promise<readonly Uint8Array[] | undefined>;
+}
+
+/** SHA-256 of a certificate in lower-case hex. */
+export const certificateDigest = (certificate: X509Certificate): string => certificate.fingerprint256.replaceAll(':', '').toLowerCase();
+
+/** The root certificates in a PEM file. @throws CONFIG_UNREADABLE, CERTIFICATE_INVALID */
+export const readRoots = (file: string): X509Certificate[] => {
+  let text: string;
+  try {
+    text = readFileSync(file, 'utf8');
+  } catch (cause) {
+    throw new SigilloError('CONFIG_UNREADABLE', file, { cause });
+  }
+  const blocks = text.match(/-----BEGIN CERTIFICATE-----[^-]+-----END CERTIFICATE-----/g) ?? [];
+  if (blocks.length === 0) throw new SigilloError('CERTIFICATE_INVALID', `${file}: holds no certificate`);
+  return blocks.map((pem) => new X509Certificate(pem));
+};
+
+/** From the certificate to the last one below a root, or undefined when no root is reached. */
+const pathOf = (
+  certificate: X509Certificate,
+  all: readonly X509Certificate[],
+  roots: readonly X509Certificate[],
+): X509Certificate[] | undefined => {
+  const path = [certificate];
+  while (path.length < pathLengthMax) {
+    const issued = path.at(-1) as X509Certificate;
+    const isIssuer = (candidate: X509Certificate): boolean => issued.checkIssued(candidate) && issued.verify(candidate.publicKey);
+    if (roots.some(isIssuer)) return path;
+    const issuer = all.find((candidate) => candidate.ca && !path.includes(candidate) && isIssuer(candidate));
+    if (issuer === undefined) return undefined;
+    path.push(issuer);
+  }
+  return undefined;
+};
+
+const parse = (pems: readonly string[]): X509Certificate[] =>
+  pems.flatMap((pem) => {
+    try {
+      return [new X509Certificate(pem)];
+    } catch {
+      return []; // no signer wrote this: they write only what they have parsed themselves
+    }
+  });
+
+export const createPublishedCertificates = (redis: RedisClient, roots: readonly X509Certificate[]): PublishedCertificates => {
+  let listed: readonly X509Certificate[] = [];
+  let chains: ReadonlyMap<string, readonly Uint8Array[]> = new Map();
+  let readAt = Number.NEGATIVE_INFINITY;
+  let reading: Promise<void> | undefined;
+
+  const read = async (): Promise<void> => {
+    const found = parse(Object.values(await redis.hgetall(laneKeys('timestamp').certificates)));
+    const trusted = found.flatMap((certificate) => {
+      const path = pathOf(certificate, found, roots);
+      return path === undefined ? [] : [{ certificate, path }];
+    });
+    listed = trusted
+      .map(({ certificate }) => certificate)
+      .sort((a, b) => Number(a.ca) - Number(b.ca) || Date.parse(b.validFrom) - Date.parse(a.validFrom));
+    chains = new Map(
+      trusted.map(({ certificate, path }) => [certificateDigest(certificate), path.map((link) => new Uint8Array(link.raw))]),
+    );
+    readAt = performance.now();
+  };
+  /** One read at a time, however many ask; a failed one leaves what was there. */
+  const refresh = (): Promise<void> => {
+    reading ??= read()
+      .catch(() => undefined) // Redis is away: /readyz says so
+      .finally(() => {
+        reading = undefined;
+      });
+    return reading;
+  };
+
+  return {
+    roots,
+    async list() {
+      if (performance.now() - readAt >= freshMs) await refresh();
+      return listed;
+    },
+    chainOf(tsu) {
+      const known = chains.get(tsu);
+      return known ?? refresh().then(() => chains.get(tsu));
+    },
+  };
+};
