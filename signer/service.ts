@@ -86,7 +86,7 @@ const startPool = async (data: StampWorkerData, threads: number): Promise<Piscin
     idleTimeout: Number.POSITIVE_INFINITY,
     recordTiming: false,
     // A batch leaves little behind; the default of 48 MB in each thread would only be filled with garbage.
-    resourceLimits: { maxYoungGenerationSizeMb: 6 },
+    resourceLimits: { maxYoungGenerationSizeMb: 4 },
     workerData: data,
   });
   await Promise.all(Array.from({ length: threads }, () => pool.run(undefined)));
