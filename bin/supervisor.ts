@@ -142,7 +142,10 @@ class Supervisor {
     if (redis.mode === 'embedded') await this.#step(this.#startRedis(redis));
     await this.#step(this.#runFirstStart());
     const services = (['signer', 'gateway'] as const).map((name) =>
-      this.#supervise(name, serviceReadyMsMax, { spawn: () => this.#fork(this.#programs[name], memoryOptions[name]), untilReady: untilReadyMessage }),
+      this.#supervise(name, serviceReadyMsMax, {
+        spawn: () => this.#fork(this.#programs[name], memoryOptions[name]),
+        untilReady: untilReadyMessage,
+      }),
     );
     await this.#step(Promise.all(services.map((service) => service.firstReady)));
     this.#phase = 'running';

@@ -107,12 +107,6 @@ export const errorCatalogue = {
     503,
     again,
   ),
-  SHUTTING_DOWN: entry(
-    'The service is stopping and takes no new work.',
-    'Retry; another gateway or the next start will answer.',
-    503,
-    again,
-  ),
   BODY_TOO_LARGE: entry('The body is longer than the limit.', 'Send a shorter request.', 413, final),
   BODY_INCOMPLETE: entry('The body ended before its announced length, or took too long.', 'Send the whole body.', 400, final),
   METHOD_NOT_ALLOWED: entry('The method is not allowed here.', 'Use the method named in Allow.', 405, final),
@@ -141,7 +135,6 @@ export const errorCatalogue = {
     0,
     final,
   ),
-  TOKEN_INVALID: entry('The timestamp does not verify.', 'The message says which check failed.', 0, final),
   LANE_ENTRY_MALFORMED: entry(
     'A queue entry cannot be read.',
     'Gateway and signer must be of the same release; the entry was dropped.',

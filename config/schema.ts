@@ -9,7 +9,11 @@ import { z } from 'zod';
 const port = z.int().min(1).max(65_535);
 const path = z.string().min(1);
 const label = z.string().min(1).max(32); // PKCS#11: a token label is a field of 32 bytes
-const oid = z.string().regex(/^[0-2](\.(0|[1-9]\d{0,19})){1,30}$/, 'must be an object identifier such as 1.3.6.1.4.1.1');
+/** 128 characters encode to at most 61 octets: short enough for one octet of length on the lane. */
+const oid = z
+  .string()
+  .max(128)
+  .regex(/^[0-2](\.(0|[1-9]\d{0,19})){1,30}$/, 'must be an object identifier such as 1.3.6.1.4.1.1');
 
 export const digestNames = ['sha256', 'sha384', 'sha512', 'sha3-256', 'sha3-384', 'sha3-512'] as const;
 

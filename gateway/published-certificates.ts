@@ -13,6 +13,8 @@ import type { RedisClient } from '../queue/redis.ts';
 const freshMs = 5_000;
 /** TSU, CAs, root: more than real hierarchies have. */
 const pathLengthMax = 8;
+/** Authorities may be certified more than once; strangers cannot make this grow, they cannot sign. */
+const pathsMax = 64;
 
 export interface PublishedCertificates {
   readonly roots: readonly X509Certificate[];
@@ -38,23 +40,28 @@ export const readRoots = (file: string): X509Certificate[] => {
   }
   const blocks = text.match(/-----BEGIN CERTIFICATE-----[^-]+-----END CERTIFICATE-----/g) ?? [];
   if (blocks.length === 0) throw new SigilloError('CERTIFICATE_INVALID', `${file}: holds no certificate`);
-  return blocks.map((pem) => new X509Certificate(pem));
+  try {
+    return blocks.map((pem) => new X509Certificate(pem));
+  } catch (cause) {
+    throw new SigilloError('CERTIFICATE_INVALID', `${file}: not a certificate`, { cause });
+  }
 };
 
-/** From the certificate to the last one below a root, or undefined when no root is reached. */
+/** From the certificate to the last one below a root, or undefined when no root is reached; every issuer is tried. */
 const pathOf = (
   certificate: X509Certificate,
   all: readonly X509Certificate[],
   roots: readonly X509Certificate[],
 ): X509Certificate[] | undefined => {
-  const path = [certificate];
-  while (path.length < pathLengthMax) {
+  const paths = [[certificate]];
+  for (let path = paths.shift(); path !== undefined; path = paths.shift()) {
     const issued = path.at(-1) as X509Certificate;
     const isIssuer = (candidate: X509Certificate): boolean => issued.checkIssued(candidate) && issued.verify(candidate.publicKey);
     if (roots.some(isIssuer)) return path;
-    const issuer = all.find((candidate) => candidate.ca && !path.includes(candidate) && isIssuer(candidate));
-    if (issuer === undefined) return undefined;
-    path.push(issuer);
+    if (path.length === pathLengthMax || paths.length >= pathsMax) continue;
+    const known = path;
+    const issuers = all.filter((candidate) => candidate.ca && !known.includes(candidate) && isIssuer(candidate));
+    paths.push(...issuers.map((issuer) => [...known, issuer]));
   }
   return undefined;
 };

@@ -4,7 +4,6 @@
  */
 import { randomBytes } from 'node:crypto';
 import { createServer, type RequestListener, type Server } from 'node:http';
-import { setTimeout as delay } from 'node:timers/promises';
 import { getRequestListener } from '@hono/node-server';
 import { Hono } from 'hono';
 import { SigilloError } from '../config/errors.ts';
@@ -52,33 +51,53 @@ const listen = (server: Server, { host, port }: Config['public']): Promise<void>
 const connectionsOf = (server: Server): Promise<number> =>
   new Promise((resolve) => server.getConnections((error, count) => resolve(error === null ? count : 0)));
 
-const createHttpServer = (config: Config['public'], tsa: RequestListener, app: Hono, isStopping: () => boolean): Server => {
-  const others = getRequestListener(app.fetch);
-  const server = createServer(
-    { requestTimeout: config.requestTimeoutMs, headersTimeout: config.requestTimeoutMs, keepAliveTimeout: 65_000, noDelay: true },
-    (request, response) => {
-      // A client that keeps its connection alive learns with its last answer that this gateway is going.
-      if (isStopping()) response.setHeader('Connection', 'close');
-      if (request.url === tsaPath || request.url?.startsWith(`${tsaPath}?`)) tsa(request, response);
-      else others(request, response);
-    },
-  );
-  server.maxConnections = config.connectionsMax;
-  return server;
+/** Path of a request target, which may also be a whole URL (RFC 9112, 3.2.2). */
+const isTsa = (target = ''): boolean => {
+  const path = target.startsWith('/') ? target : target.replace(/^https?:\/\/[^/?#]*/i, '');
+  return path === tsaPath || path.startsWith(`${tsaPath}?`);
 };
 
-/** Stops accepting, lets every request on an open connection finish, then closes. */
-const closeServer = async (server: Server, lane: LaneRequester): Promise<void> => {
-  const closed = new Promise<void>((resolve) => server.close(() => resolve()));
-  await lane.drained();
-  let done = false;
-  void closed.then(() => {
-    done = true;
+interface PublicServer {
+  readonly http: Server;
+  /** Stops accepting, lets every request that was begun finish, then closes all connections. */
+  close(): Promise<void>;
+}
+
+const createPublicServer = (config: Config['public'], tsa: RequestListener, app: Hono): PublicServer => {
+  const others = getRequestListener(app.fetch);
+  let stopping = false;
+  let open = 0;
+  let whenIdle: (() => void) | undefined;
+  const timeouts = { requestTimeout: config.requestTimeoutMs, headersTimeout: config.requestTimeoutMs, keepAliveTimeout: 65_000 };
+  // Node looks for slow clients every 30 s by default, which would make every shorter timeout one of 30 s.
+  const http = createServer({ ...timeouts, connectionsCheckingInterval: Math.ceil(config.requestTimeoutMs / 4), noDelay: true });
+  http.maxConnections = config.connectionsMax;
+  http.on('request', (request, response) => {
+    open += 1;
+    response.on('close', () => {
+      open -= 1;
+      if (open === 0) whenIdle?.();
+    });
+    // A client that keeps its connection alive learns with its last answer that this gateway is going.
+    if (stopping) response.setHeader('Connection', 'close');
+    if (isTsa(request.url)) tsa(request, response);
+    else others(request, response);
   });
-  while (!done) {
-    server.closeIdleConnections();
-    await delay(10);
-  }
+  return {
+    http,
+    async close() {
+      stopping = true;
+      const closed = new Promise<void>((resolve) => http.close(() => resolve()));
+      if (open > 0) {
+        await new Promise<void>((resolve) => {
+          whenIdle = resolve;
+        });
+      }
+      // What is open now is idle, or has not sent a whole request head: nothing of it was accepted.
+      http.closeAllConnections();
+      await closed;
+    },
+  };
 };
 
 const healthOf = async (
@@ -117,13 +136,12 @@ export const startGateway = async (config: Config, log: Logger): Promise<Gateway
   const blocking = connect('gateway-reader', 'blocking');
   const { timestamp } = config;
 
-  let stopping = false;
-  let server: Server | undefined;
+  let server: PublicServer | undefined;
   let lane: LaneRequester | undefined;
   const metrics = createGatewayMetrics({
     inFlight: () => lane?.inFlight ?? 0,
     entriesOutstanding: () => lane?.entriesOutstanding ?? 0,
-    connections: () => (server === undefined ? Promise.resolve(0) : connectionsOf(server)),
+    connections: () => (server === undefined ? Promise.resolve(0) : connectionsOf(server.http)),
   });
   lane = new LaneRequester({
     command,
@@ -141,18 +159,17 @@ export const startGateway = async (config: Config, log: Logger): Promise<Gateway
   const certificates = createPublishedCertificates(command, roots);
   const stamping = createStamping({ config: timestamp, lane, metrics, certificates, access });
   const apps = [createTimestampsApp(stamping, timestamp.imprintsMax), createRepositoryApp(certificates)];
-  server = createHttpServer(config.public, createTsaListener(stamping, timestamp.bodyBytesMax), createPublicApp(apps, log), () => stopping);
-  await listen(server, config.public);
+  server = createPublicServer(config.public, createTsaListener(stamping, timestamp.bodyBytesMax), createPublicApp(apps, log));
+  await listen(server.http, config.public);
   log.info({ host: config.public.host, port: config.public.port, access: timestamp.access }, 'gateway: listening');
   const requester = lane;
-  const http = server;
+  const open = server;
 
   return {
     metrics: () => metrics.registry.getMetricsAsJSON(),
     health: () => healthOf(config, command, requester, access),
     async stop() {
-      stopping = true;
-      await closeServer(http, requester);
+      await open.close();
       access?.close();
       await requester.close();
       command.disconnect();

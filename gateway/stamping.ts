@@ -1,7 +1,7 @@
 /** What both timestamp protocols share: who asks, by which rules, and the way of one request through the lane and back. */
 
 import type { Config } from '../config/schema.ts';
-import type { GatewayMetrics } from '../observability/gateway-metrics.ts';
+import type { GatewayMetrics, RequestOutcome } from '../observability/gateway-metrics.ts';
 import type { digestAlgorithms } from '../pki/algorithms.ts';
 import { oid } from '../pki/der.ts';
 import { attachCertificates } from '../pki/token-certificates.ts';
@@ -17,8 +17,12 @@ export type StampResult =
   | { readonly kind: 'refused'; readonly failInfo: FailInfo }
   | { readonly kind: 'failed'; readonly reason: 'overloaded' | 'unavailable' | 'expired' };
 
+/** How a result is counted. */
+export const outcomeOf = (result: StampResult): RequestOutcome =>
+  result.kind === 'granted' ? 'granted' : result.kind === 'refused' ? result.failInfo : result.reason;
+
 export interface Stamping {
-  /** Judges a well-formed request and, when it is accepted, gets it stamped. Always answers, by the deadline. */
+  /** Judges a well-formed request and, when it is accepted, gets it stamped. Always answers, by the deadline; the caller counts the result. */
   stamp(request: TimeStampReq, client: string): Promise<StampResult>;
   hasRoomFor(count: number): boolean;
   /** The client's name, or undefined when it must authenticate first. */
@@ -79,10 +83,7 @@ export const createStamping = ({ config, lane, metrics, certificates, access }: 
     async stamp(request, client) {
       const started = performance.now();
       const decision = applyRules(request, rules);
-      if (decision.kind === 'refused') {
-        metrics.request(decision.failInfo);
-        return decision;
-      }
+      if (decision.kind === 'refused') return decision;
       const { messageImprint, nonce, certReq } = request;
       const result = await new Promise<StampResult>((resolve) => {
         const taken = lane.submit({ policy: decision.policy, messageImprint, nonce, certReq, client }, (answer) =>
@@ -91,7 +92,6 @@ export const createStamping = ({ config, lane, metrics, certificates, access }: 
         if (!taken) resolve(overloaded);
       });
       metrics.latency((performance.now() - started) / 1_000);
-      metrics.request(result.kind === 'granted' ? 'granted' : result.kind === 'refused' ? result.failInfo : result.reason);
       return result;
     },
   };

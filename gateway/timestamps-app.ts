@@ -4,13 +4,14 @@
  */
 import { Hono } from 'hono';
 import { z } from 'zod';
+import type { ErrorCode } from '../config/errors.ts';
 import { digestAlgorithms } from '../pki/algorithms.ts';
 import { type Der, derNull, encode, octetString, oid, sequence, tag } from '../pki/der.ts';
 import { readTokenSummary } from '../pki/token-summary.ts';
 import type { TimeStampReq } from '../pki/tsp-request.ts';
 import { basicChallenge, retryAfter } from './http-refusals.ts';
 import { hasMediaType, jsonError, readBody } from './http-request.ts';
-import type { Stamping, StampResult } from './stamping.ts';
+import { outcomeOf, type Stamping, type StampResult } from './stamping.ts';
 
 /** SHA3-512 in Base64, a nonce of 64 octets in hex, names and punctuation: under 400; doubled for white space. */
 const octetsPerImprint = 800;
@@ -55,16 +56,26 @@ const imprintPrefixes = Object.fromEntries(
   }),
 );
 
+const failureCodes = {
+  overloaded: 'OVERLOADED',
+  unavailable: 'REDIS_UNAVAILABLE',
+  expired: 'DEADLINE_EXCEEDED',
+} as const satisfies Record<string, ErrorCode>;
+
 type Item =
   | { readonly kind: 'request'; readonly request: TimeStampReq }
   | { readonly kind: 'refused'; readonly failInfo: 'badAlg' | 'badDataFormat' };
 
-const strictBase64 = /^[A-Za-z0-9+/]+={0,2}$/;
+/** One hash has one text: no white space, no other alphabet, no stray bits behind the last octet (RFC 4648, 3.5). */
+const fromBase64 = (text: string): Buffer => {
+  const bytes = Buffer.from(text, 'base64');
+  return bytes.toString('base64') === text ? bytes : Buffer.alloc(0);
+};
 
 const itemOf = ({ algorithm, hash, nonce }: Imprint, reqPolicy: Uint8Array | undefined, certReq: boolean): Item => {
   if (!Object.hasOwn(digestAlgorithms, algorithm)) return { kind: 'refused', failInfo: 'badAlg' };
   const digest = algorithm as keyof typeof digestAlgorithms;
-  const hashedMessage = strictBase64.test(hash) && hash.length % 4 === 0 ? Buffer.from(hash, 'base64') : Buffer.alloc(0);
+  const hashedMessage = fromBase64(hash);
   if (hashedMessage.length !== digestAlgorithms[digest].octets) return { kind: 'refused', failInfo: 'badDataFormat' };
   const messageImprint = Buffer.concat([imprintPrefixes[digest] as Uint8Array, hashedMessage]);
   const request: TimeStampReq = {
@@ -73,6 +84,7 @@ const itemOf = ({ algorithm, hash, nonce }: Imprint, reqPolicy: Uint8Array | und
     reqPolicy,
     nonce: nonce === undefined ? undefined : integerOf(BigInt(nonce)),
     certReq,
+    hasExtensions: false,
   };
   return { kind: 'request', request };
 };
@@ -133,12 +145,12 @@ export const createTimestampsApp = (stamping: Stamping, imprintsMax: number): Ho
     const answers = await Promise.all(
       hashes.map((imprint): StampResult | Promise<StampResult> => {
         const item = itemOf(imprint, reqPolicy, certReq);
-        if (item.kind === 'request') return stamping.stamp(item.request, client);
-        metrics.request(item.failInfo);
-        return item;
+        return item.kind === 'request' ? stamping.stamp(item.request, client) : item;
       }),
     );
-    if (answers.every((answer) => answer.kind === 'failed')) return jsonError(context, 'DEADLINE_EXCEEDED', undefined, retryAfter);
+    for (const answer of answers) metrics.request(outcomeOf(answer));
+    const failures = answers.flatMap((answer) => (answer.kind === 'failed' ? [failureCodes[answer.reason]] : []));
+    if (failures.length === answers.length) return jsonError(context, failures[0] as ErrorCode, undefined, retryAfter);
     return context.json({ timestamps: answers.map(resultOf) });
   });
   app.all('/v1/timestamps', (context) => jsonError(context, 'METHOD_NOT_ALLOWED', undefined, { Allow: 'POST' }));

@@ -12,7 +12,7 @@ import { grantedResponse } from '../pki/tsp-granted.ts';
 import { refusalResponse } from '../pki/tsp-refusal.ts';
 import { parseTimeStampReq } from '../pki/tsp-request.ts';
 import { basicChallenge, errorLine, isMediaType, retryAfter } from './http-refusals.ts';
-import type { Stamping, StampResult } from './stamping.ts';
+import { outcomeOf, type Stamping, type StampResult } from './stamping.ts';
 
 export const tsaPath = '/tsa';
 const query = 'application/timestamp-query';
@@ -68,8 +68,8 @@ export const createTsaListener = (
     }
     stamping.stamp(parsed.request, client).then(
       (result) => {
-        if (response.destroyed) metrics.request('disconnected');
-        else sendResult(response, result);
+        metrics.request(response.destroyed ? 'disconnected' : outcomeOf(result));
+        sendResult(response, result);
       },
       () => sendError(response, 'INTERNAL'),
     );

@@ -22,12 +22,14 @@ export type FailInfo =
 export interface TimeStampReq {
   /** Whole MessageImprint value, identifier and length included. */
   readonly messageImprint: Uint8Array;
-  readonly digest: ImprintDigest;
+  /** undefined: an algorithm that is not known here, or with parameters that make it another one. */
+  readonly digest: ImprintDigest | undefined;
   /** Whole OBJECT IDENTIFIER value; undefined leaves the choice to the TSA. */
   readonly reqPolicy: Uint8Array | undefined;
   /** Whole INTEGER value, of any sign and length. */
   readonly nonce: Uint8Array | undefined;
   readonly certReq: boolean;
+  readonly hasExtensions: boolean;
 }
 
 export interface Refusal {
@@ -81,13 +83,12 @@ const read = (bytes: Uint8Array): TimeStampReqResult => {
   const imprint = body.enter(tag.sequence);
   const messageImprint = bytes.subarray(imprintStart, body.offset);
   const algorithm = imprint.enter(tag.sequence);
-  const digest = digestOf(algorithm.oid());
-  let parametersKnown = true;
+  let digest = digestOf(algorithm.oid());
   if (algorithm.peek() !== -1) {
     // RFC 5754: parameters are absent, and NULL is to be accepted; what else they might be changes the algorithm.
     const identifier = algorithm.peek();
     algorithm.next(identifier);
-    parametersKnown = identifier === tag.null && algorithm.contentStart === algorithm.contentEnd;
+    if (identifier !== tag.null || algorithm.contentStart !== algorithm.contentEnd) digest = undefined;
   }
   algorithm.finish();
   imprint.next(tag.octetString);
@@ -112,10 +113,8 @@ const read = (bytes: Uint8Array): TimeStampReqResult => {
   if (hasExtensions) skipExtensions(body);
   body.finish();
 
-  if (digest === undefined || !parametersKnown) return refusals.badAlg;
-  if (hashOctets !== digestAlgorithms[digest].octets) return refusals.badDataFormat;
-  if (hasExtensions) return refusals.unacceptedExtension;
-  return { kind: 'request', request: { messageImprint, digest, reqPolicy, nonce, certReq } };
+  if (digest !== undefined && hashOctets !== digestAlgorithms[digest].octets) return refusals.badDataFormat;
+  return { kind: 'request', request: { messageImprint, digest, reqPolicy, nonce, certReq, hasExtensions } };
 };
 
 /** Reads a TimeStampReq. Never throws on any input; the result keeps views into `bytes`. */
@@ -135,7 +134,7 @@ export interface TimeStampRules {
   readonly digests: ReadonlySet<ImprintDigest>;
 }
 
-/** The policy to stamp under, or the refusal of a well-formed request (policy first, then digest). */
+/** The policy to stamp under, or the refusal of a well-formed request: for its policy, then its digest, then its extensions. */
 export const applyRules = (
   request: TimeStampReq,
   rules: TimeStampRules,
@@ -147,6 +146,7 @@ export const applyRules = (
     if (found === undefined) return refusals.unacceptedPolicy;
     policy = found;
   }
-  if (!rules.digests.has(request.digest)) return refusals.badAlg;
+  if (request.digest === undefined || !rules.digests.has(request.digest)) return refusals.badAlg;
+  if (request.hasExtensions) return refusals.unacceptedExtension;
   return { kind: 'accepted', policy };
 };

@@ -74,7 +74,7 @@ export class LaneRequester {
   #nextEntry = 0;
   #flushScheduled = false;
   #closed = false;
-  #whenDrained: (() => void) | undefined;
+  #whenDrained: (() => void)[] = [];
   readonly #sweeper: NodeJS.Timeout;
   readonly #reading: Promise<void>;
   #lastId = '0';
@@ -125,15 +125,15 @@ export class LaneRequester {
   /** Signers that have given a sign of life within `deadAfterMs`. @throws when Redis does not answer */
   async livingSigners(deadAfterMs: number): Promise<number> {
     const { command } = this.#options;
-    const [seconds] = await command.time();
-    return command.zcount(this.#keys.signers, Number(seconds) * 1_000 - deadAfterMs, '+inf');
+    const [seconds, micros] = await command.time();
+    return command.zcount(this.#keys.signers, Number(seconds) * 1_000 + Number(micros) / 1_000 - deadAfterMs, '+inf');
   }
 
   /** Resolves when nothing is in flight any more; take no new requests meanwhile. */
   drained(): Promise<void> {
     if (this.#inFlight === 0) return Promise.resolve();
     return new Promise((resolve) => {
-      this.#whenDrained = resolve;
+      this.#whenDrained.push(resolve);
     });
   }
 
@@ -154,7 +154,8 @@ export class LaneRequester {
     this.#byId.delete(slot.request.id);
     this.#inFlight -= 1;
     slot.done(answer);
-    if (this.#inFlight === 0) this.#whenDrained?.();
+    if (this.#inFlight > 0) return;
+    for (const resolve of this.#whenDrained.splice(0)) resolve();
   }
 
   /** After the I/O of this turn, so that all requests that arrived together share an entry. */
@@ -187,6 +188,7 @@ export class LaneRequester {
     command.xadd(this.#keys.requests, '*', 'g', gatewayId, 'n', number, 'b', payload).then(
       (id) => {
         entry.id = id as string;
+        if (!this.#entries.has(number)) this.#withdraw(entry);
       },
       () => {
         // Not sent, or sent into a connection that broke: in both cases the client hears it now instead of at the deadline.
@@ -208,10 +210,14 @@ export class LaneRequester {
     if (passed > 0) this.#arrivals = this.#arrivals.slice(passed);
     for (const [number, entry] of this.#entries) {
       if (entry.deadline > now) break;
-      // Nobody wants it any more: without this, entries would gather in the stream while no signer lives.
-      if (entry.id !== undefined) this.#options.command.xdel(this.#keys.requests, entry.id).catch(() => undefined); // best effort: signers drop it by its deadline
+      this.#withdraw(entry);
       this.#endEntry(number);
     }
+  }
+
+  /** Nobody wants it any more: without this, entries would gather in the stream while no signer lives. */
+  #withdraw({ id }: OutstandingEntry): void {
+    if (id !== undefined) this.#options.command.xdel(this.#keys.requests, id).catch(() => undefined); // best effort: signers drop it by its deadline
   }
 
   async #readReplies(): Promise<void> {

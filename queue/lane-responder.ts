@@ -70,7 +70,8 @@ export class LaneResponder {
   readonly #options: LaneResponderOptions;
   readonly #keys: LaneKeys;
   readonly #clock: RedisClock;
-  readonly #tasks = new Set<Promise<void>>();
+  /** Entries being worked on, by id. */
+  readonly #tasks = new Map<string, Promise<void>>();
   #closing = false;
   #reading = true;
   #whenFree: (() => void) | undefined;
@@ -106,7 +107,7 @@ export class LaneResponder {
     this.#closing = true;
     this.#whenFree?.();
     await Promise.all(this.#loops);
-    await Promise.all(this.#tasks);
+    await Promise.all(this.#tasks.values());
     this.#clock.close();
     await this.#forget(this.#options.signerId).catch(() => undefined); // best effort: a living signer does it later
   }
@@ -119,19 +120,31 @@ export class LaneResponder {
 
   async #readEntries(): Promise<void> {
     const { blocking, signerId } = this.#options;
+    let mayHaveMissed = true;
     while (!this.#closing) {
       const free = await this.#freePlaces();
       if (this.#closing) return;
       try {
+        if (mayHaveMissed) await this.#startMissed();
+        mayHaveMissed = false;
         const group = ['GROUP', signerGroup, signerId, 'COUNT', free, 'BLOCK', blockMs, 'STREAMS', this.#keys.requests, '>'] as const;
         const streams = (await blocking.xreadgroupBuffer(...group)) as [Buffer, StreamEntry[]][] | null;
         this.#reading = true;
         for (const entry of streams?.[0]?.[1] ?? []) this.#start(entry);
       } catch (error) {
         this.#reading = false;
+        mayHaveMissed = true;
         await this.#recover('read', error);
       }
     }
+  }
+
+  /** What Redis counts as delivered to this signer in a read whose reply was lost: its own history, less what it works on. */
+  async #startMissed(): Promise<void> {
+    const { blocking, signerId } = this.#options;
+    const group = ['GROUP', signerGroup, signerId, 'COUNT', claimsAtOnce, 'STREAMS', this.#keys.requests, '0'] as const;
+    const streams = (await blocking.xreadgroupBuffer(...group)) as [Buffer, StreamEntry[]][] | null;
+    for (const entry of streams?.[0]?.[1] ?? []) this.#start(entry);
   }
 
   async #freePlaces(): Promise<number> {
@@ -155,6 +168,7 @@ export class LaneResponder {
 
   #start([id, fields]: StreamEntry): void {
     const text = id.toString('latin1');
+    if (this.#tasks.has(text)) return;
     // A null entry was deleted by its gateway at the deadline, while it was pending here.
     const [, gatewayId, , number, , payload] = fields ?? [];
     if (gatewayId === undefined || number === undefined || payload === undefined) {
@@ -169,10 +183,10 @@ export class LaneResponder {
       enteredAtMs: this.#clock.toMonotonicMs(Number(text.split('-', 1)[0])),
     };
     const task = this.#handle(entry).finally(() => {
-      this.#tasks.delete(task);
+      this.#tasks.delete(text);
       this.#whenFree?.();
     });
-    this.#tasks.add(task);
+    this.#tasks.set(text, task);
   }
 
   async #handle(entry: LaneEntry): Promise<void> {

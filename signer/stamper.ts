@@ -5,11 +5,12 @@
  * deadline has passed costs no HSM time; a failing token refuses its requests and takes no other down.
  */
 import { createHash, randomBytes, verify, X509Certificate } from 'node:crypto';
-import { invariant, SigilloError } from '../config/errors.ts';
+import { SigilloError } from '../config/errors.ts';
 import { digestAlgorithms } from '../pki/algorithms.ts';
 import { oid } from '../pki/der.ts';
 import { readSignerCertificate, type SignerCertificate } from '../pki/signer-certificate.ts';
 import { TokenTemplate } from '../pki/token-template.ts';
+import { privateKeyUsagePeriod } from '../pki/tsu-usage.ts';
 import {
   answerOctets,
   blockHeaderOctets,
@@ -94,7 +95,7 @@ export class Stamper {
     proveKey(this.#session, data);
     const certificate = readSignerCertificate(tsu.chain[0] as Uint8Array);
     this.#templates = createTemplates(data, certificate);
-    this.#usableUntil = certificate.keyUsableUntil ?? Number.POSITIVE_INFINITY;
+    this.#usableUntil = privateKeyUsagePeriod(certificate.der)?.notAfter?.getTime() ?? Number.POSITIVE_INFINITY;
     this.#tsu = Buffer.from(tsu.id, 'hex');
     const { clock, nowMs } = createClock(data);
     this.#clock = clock;
@@ -147,7 +148,7 @@ export class Stamper {
   }
 
   #sign(hash: Buffer): Uint8Array {
-    invariant(this.#session.purpose === 'timestamp', 'a stamp may only be signed by a timestamp key');
+    if (this.#session.purpose !== 'timestamp') throw new SigilloError('HSM_KEY_PURPOSE', this.#data.tsu.keyLabel);
     const started = performance.now();
     const signature = this.#session.sign(hash);
     this.#signMs += performance.now() - started;

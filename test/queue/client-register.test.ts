@@ -1,0 +1,113 @@
+import assert from 'node:assert/strict';
+import { after, before, beforeEach, describe, test } from 'node:test';
+import type { Redis } from 'ioredis';
+import {
+  addClient,
+  clientRegisterKeys,
+  clientsMax,
+  hashSecret,
+  isClientName,
+  listClients,
+  readClientsVersion,
+  readStampCounts,
+  removeClient,
+  setClientState,
+} from '../../queue/client-register.ts';
+import { laneKeys } from '../../queue/keys.ts';
+import { redisServerMissing, startTestRedis, type TestRedis } from '../support/redis-server.ts';
+
+const now = new Date('2026-11-22T10:00:00.000Z');
+
+describe('register of clients', { skip: redisServerMissing() }, () => {
+  let server: TestRedis;
+  let redis: Redis;
+  before(async () => {
+    server = await startTestRedis();
+    redis = server.connect();
+  });
+  after(() => server.close());
+  beforeEach(() => redis.flushall());
+
+  test('stores a hash of the secret and nothing else of it', async () => {
+    const { secret } = await addClient(redis, 'bank-1', now);
+    assert.match(secret, /^[A-Za-z0-9_-]{43}$/);
+    const stored = (await redis.hget(clientRegisterKeys.clients, 'bank-1')) ?? '';
+    assert.ok(!stored.includes(secret));
+    assert.deepEqual(await listClients(redis), [
+      { version: 1, name: 'bank-1', secretHash: hashSecret(secret).toString('base64url'), state: 'enabled', createdAt: now.toISOString() },
+    ]);
+  });
+
+  test('every change has a new version, a refused one has not', async () => {
+    const versions = [await readClientsVersion(redis)];
+    const note = async () => versions.push(await readClientsVersion(redis));
+    await addClient(redis, 'a', now);
+    await note();
+    await setClientState(redis, 'a', 'disabled');
+    await note();
+    await setClientState(redis, 'a', 'enabled');
+    await note();
+    await assert.rejects(addClient(redis, 'a', now), { code: 'CLIENT_EXISTS' });
+    await note();
+    await removeClient(redis, 'a');
+    await note();
+    await assert.rejects(removeClient(redis, 'a'), { code: 'CLIENT_UNKNOWN' });
+    await assert.rejects(setClientState(redis, 'a', 'enabled'), { code: 'CLIENT_UNKNOWN' });
+    assert.deepEqual(versions, ['0', '1', '2', '3', '3', '4']);
+    assert.deepEqual(await listClients(redis), []);
+  });
+
+  test('of many that add the same name at once, one wins', async () => {
+    const results = await Promise.allSettled(Array.from({ length: 20 }, () => addClient(redis, 'same', now)));
+    const won = results.filter((result) => result.status === 'fulfilled');
+    assert.equal(won.length, 1);
+    const [record] = await listClients(redis);
+    assert.equal(record?.secretHash, hashSecret(won[0]!.value.secret).toString('base64url'));
+  });
+
+  test('concurrent changes of one client are all applied', async () => {
+    await addClient(redis, 'a', now);
+    await Promise.all([
+      setClientState(redis, 'a', 'disabled'),
+      setClientState(redis, 'a', 'disabled'),
+      setClientState(redis, 'a', 'disabled'),
+    ]);
+    assert.equal((await listClients(redis))[0]?.state, 'disabled');
+    assert.equal(await readClientsVersion(redis), '4');
+  });
+
+  test('the register is bounded, and a name in it can still be changed', async () => {
+    const pipeline = redis.pipeline();
+    for (let i = 0; i < clientsMax - 1; i += 1) pipeline.hset(clientRegisterKeys.clients, `filler-${i}`, '{}');
+    await pipeline.exec();
+    await addClient(redis, 'last', now);
+    await assert.rejects(addClient(redis, 'one-more', now), { code: 'CLIENT_LIMIT' });
+    await setClientState(redis, 'last', 'disabled');
+    await removeClient(redis, 'last');
+    await addClient(redis, 'one-more', now);
+  });
+
+  test('names', async () => {
+    for (const name of ['a', 'A.b_c-9', 'x'.repeat(64), '-', '__proto__', 'constructor']) assert.ok(isClientName(name), name);
+    for (const name of ['', '.', '.a', 'a b', 'a:b', 'a/b', 'ä', 'x'.repeat(65), 'anonymous', 'a\n']) assert.ok(!isClientName(name), name);
+    await assert.rejects(addClient(redis, '.hidden', now), { code: 'CLIENT_NAME_INVALID' });
+    await addClient(redis, '__proto__', now);
+    assert.deepEqual(
+      (await listClients(redis)).map(({ name }) => name),
+      ['__proto__'],
+    );
+  });
+
+  test('a record that cannot be read is a fault that names the client', async () => {
+    await redis.hset(clientRegisterKeys.clients, 'broken', '{"version":2}');
+    await assert.rejects(listClients(redis), { code: 'INTERNAL', message: /broken/ });
+  });
+
+  test('counts of stamps', async () => {
+    await redis.hset(laneKeys('timestamp').stamps, 'a', 3, 'anonymous', 4);
+    assert.deepEqual([...(await readStampCounts(redis))].sort(), [
+      ['a', 3],
+      ['anonymous', 4],
+    ]);
+  });
+});

@@ -1,0 +1,235 @@
+import assert from 'node:assert/strict';
+import { createHash, generateKeyPairSync, type KeyObject, sign, verify } from 'node:crypto';
+import { after, before, describe, test } from 'node:test';
+import * as asn1js from 'asn1js';
+import { type CertificateSigner, issueCertificate } from '../../authority/issue.ts';
+import { keyScheme } from '../../pki/algorithms.ts';
+import { encode, oid, tag } from '../../pki/der.ts';
+import { readTimeStampToken } from '../../pki/tsp-read.ts';
+import { type AnswerBlock, decodeAnswerBlock } from '../../queue/answer-block.ts';
+import { monotonicMs } from '../../queue/redis-clock.ts';
+import { encodeStampRequests, type StampRequest } from '../../queue/stamp-messages.ts';
+import { createClockMemory } from '../../signer/clock.ts';
+import { ensureEmbeddedTokens } from '../../signer/embedded-token.ts';
+import { type HsmModule, openModule, resolveHsm, slotForPurpose } from '../../signer/pkcs11-module.ts';
+import type { StampTaskResult, StampWorkerData } from '../../signer/stamp-task.ts';
+import { Stamper } from '../../signer/stamper.ts';
+import { generateKeyPair } from '../../signer/token-keys.ts';
+import { isMalformed } from '../support/malformed.ts';
+import { testPolicy } from '../support/software-tsu.ts';
+import { configOf, temporaryFolder, withoutSofthsm } from '../support/token-home.ts';
+import { messageImprint } from '../support/tsp-requests.ts';
+
+const spkiOf = (key: KeyObject): Uint8Array => key.export({ format: 'der', type: 'spki' });
+const digest = createHash('sha256').update('document').digest();
+const aRequest = (id: number, more: Partial<StampRequest> = {}): StampRequest => ({
+  id,
+  certReq: false,
+  policy: oid(testPolicy),
+  messageImprint: messageImprint('2.16.840.1.101.3.4.2.1', digest),
+  client: 'anonymous',
+  nonce: undefined,
+  ...more,
+});
+
+describe('a stamper with a key in a token', { skip: withoutSofthsm }, () => {
+  const folder = temporaryFolder();
+  let module: HsmModule;
+  let data: StampWorkerData;
+  before(async () => {
+    const config = configOf(folder.path);
+    ensureEmbeddedTokens(config);
+    const hsm = resolveHsm(config);
+    module = openModule(hsm);
+    const slot = slotForPurpose(hsm, 'timestamp');
+    module.login(slot);
+    const session = module.openSession(slot.label, { readWrite: true });
+    const scheme = keyScheme('ec-p256');
+    const { spki } = generateKeyPair(session, { label: 'stamper-test', scheme });
+
+    const { publicKey, privateKey } = generateKeyPairSync('ec', { namedCurve: 'P-384' });
+    const signer: CertificateSigner = {
+      scheme: keyScheme('ec-p384'),
+      spki: spkiOf(publicKey),
+      sign: (tbs) => sign('sha384', tbs, privateKey),
+    };
+    const root = await issueCertificate({
+      kind: 'root-ca',
+      spki: signer.spki,
+      issuer: { signer, certificate: undefined },
+      now: new Date(),
+    });
+    const tsu = await issueCertificate({ kind: 'tsu', spki, issuer: { signer, certificate: root }, now: new Date() });
+    data = {
+      modulePath: hsm.modulePath,
+      slot: module.findSlot(slot.label).handle,
+      node: 'node-1',
+      tsu: {
+        id: tsu.fingerprint256.replaceAll(':', '').toLowerCase(),
+        tokenLabel: slot.label,
+        keyLabel: 'stamper-test',
+        scheme,
+        signatureDigest: 'sha256',
+        chain: [tsu.raw],
+      },
+      timestamp: { policies: [testPolicy], accuracyMicros: 1_000_000, tsaName: 'none', qualified: false },
+      time: config.time,
+      clockMemory: createClockMemory(),
+    };
+  });
+  after(() => {
+    module?.close();
+    folder.remove();
+  });
+
+  const stampAll = (
+    stamper: Stamper,
+    requests: readonly StampRequest[],
+    ttlMs: (index: number) => number = () => 60_000,
+  ): StampTaskResult & { decoded: AnswerBlock } => {
+    const payload = new Uint8Array(encodeStampRequests(requests, ttlMs));
+    const result = stamper.stamp({ payload, enteredAtMs: monotonicMs() - 10 });
+    const { block } = result;
+    return { ...result, decoded: decodeAnswerBlock(Buffer.from(block.buffer, block.byteOffset, block.byteLength)) };
+  };
+
+  /** The signature of the token over its attributes, by node. */
+  const verifies = (token: Buffer): boolean => {
+    const contentInfo = asn1js.fromBER(Uint8Array.from(token)).result as asn1js.Sequence;
+    const signedData = (contentInfo.valueBlock.value[1] as asn1js.Constructed).valueBlock.value[0] as asn1js.Sequence;
+    const signerInfo = (signedData.valueBlock.value.at(-1) as asn1js.Set).valueBlock.value[0] as asn1js.Sequence;
+    const [, , , attributes, , signature] = signerInfo.valueBlock.value as [
+      unknown,
+      unknown,
+      unknown,
+      asn1js.Constructed,
+      unknown,
+      asn1js.OctetString,
+    ];
+    const signed = encode(tag.set, ...attributes.valueBlock.value.map((block) => new Uint8Array(block.valueBeforeDecodeView)));
+    const certificate = `-----BEGIN CERTIFICATE-----\n${Buffer.from(data.tsu.chain[0] ?? []).toString('base64')}\n-----END CERTIFICATE-----\n`;
+    return verify('sha256', signed, certificate, signature.valueBlock.valueHexView);
+  };
+
+  test('answers each request in its order; serial numbers and signatures are right', () => {
+    const requests = Array.from({ length: 20 }, (_, id) =>
+      aRequest(id, { certReq: id % 2 === 0, client: id < 5 ? 'bank.one' : 'anonymous' }),
+    );
+    const before = Date.now();
+    const { decoded, stamps, outcomes, failure, signMs } = stampAll(new Stamper(data), requests);
+    assert.deepEqual([decoded.node, decoded.tsu.toString('hex')], ['node-1', data.tsu.id]);
+    assert.deepEqual(
+      decoded.answers.map(({ id, outcome, certReq }) => [id, outcome, certReq]),
+      requests.map(({ id, certReq }) => [id, 'granted', certReq]),
+    );
+    assert.deepEqual(
+      stamps,
+      new Map([
+        ['bank.one', 5],
+        ['anonymous', 15],
+      ]),
+    );
+    assert.deepEqual([outcomes.granted, failure], [20, undefined]);
+    assert.ok(signMs > 0);
+    assert.equal(new Set(decoded.answers.map(({ serial }) => Buffer.from(serial).toString('hex'))).size, 20);
+    for (const { token, serial, unixMillis, policy, messageImprint: imprint } of decoded.answers) {
+      const { tstInfo } = readTimeStampToken(token);
+      assert.equal(Buffer.from(tstInfo.serialNumber).toString('hex'), Buffer.from(serial).toString('hex'));
+      assert.equal(tstInfo.genTime.getTime(), unixMillis);
+      assert.ok(unixMillis >= before && unixMillis <= Date.now());
+      assert.equal(Buffer.from(policy).toString('hex'), Buffer.from(oid(testPolicy)).toString('hex'));
+      assert.equal(Buffer.from(imprint).toString('hex'), Buffer.from(aRequest(0).messageImprint).toString('hex'));
+      assert.ok(verifies(token));
+    }
+  });
+
+  test('a request past its deadline costs no signature', () => {
+    const { decoded, outcomes, signMs, stamps } = stampAll(new Stamper(data), [aRequest(1), aRequest(2)], () => 5);
+    assert.deepEqual(
+      decoded.answers.map(({ outcome, token }) => [outcome, token.length]),
+      [
+        ['expired', 0],
+        ['expired', 0],
+      ],
+    );
+    assert.deepEqual([outcomes.expired, outcomes.granted, signMs, stamps.size], [2, 0, 0, 0]);
+  });
+
+  test('an unknown policy is systemFailure, told once, and takes no other down', () => {
+    const { decoded, failure } = stampAll(new Stamper(data), [
+      aRequest(1, { policy: oid('2.999') }),
+      aRequest(2),
+      aRequest(3, { policy: oid('2.998') }),
+    ]);
+    assert.deepEqual(
+      decoded.answers.map(({ outcome }) => outcome),
+      ['systemFailure', 'granted', 'systemFailure'],
+    );
+    assert.equal(failure?.code, 'CONFIG_INVALID');
+  });
+
+  test('a batch that cannot be read is LANE_ENTRY_MALFORMED, and the next one is stamped', () => {
+    const stamper = new Stamper(data);
+    assert.throws(() => stamper.stamp({ payload: Uint8Array.of(1, 0, 9), enteredAtMs: monotonicMs() }), isMalformed);
+    assert.equal(stampAll(stamper, [aRequest(1)]).decoded.answers[0]?.outcome, 'granted');
+  });
+
+  test('grants that outgrow the first buffer', () => {
+    const nonce = encode(tag.integer, new Uint8Array(8_000).fill(0x55));
+    const { decoded } = stampAll(
+      new Stamper(data),
+      Array.from({ length: 64 }, (_, id) => aRequest(id, { nonce })),
+    );
+    assert.equal(decoded.answers.length, 64);
+    assert.ok(decoded.answers.every(({ token }) => token.length > 8_000));
+  });
+
+  test('refusals that outgrow the first buffer', () => {
+    const requests = Array.from({ length: 5_000 }, (_, id) => aRequest(id));
+    const { decoded } = stampAll(new Stamper(data), requests, () => 0);
+    assert.deepEqual(
+      decoded.answers.map(({ id }) => id),
+      requests.map(({ id }) => id),
+    );
+  });
+
+  test('no trusted time: timeNotAvailable, without a signature', () => {
+    const { decoded, signMs } = stampAll(
+      new Stamper({ ...data, clockMemory: createClockMemory(), time: { ...data.time, required: true } }),
+      [aRequest(1)],
+    );
+    assert.deepEqual([decoded.answers[0]?.outcome, signMs], ['timeNotAvailable', 0]);
+  });
+
+  test('serial numbers of two stampers of one key never meet', () => {
+    const seen = new Set<string>();
+    for (let i = 0; i < 5; i += 1) {
+      const { decoded } = stampAll(
+        new Stamper(data),
+        Array.from({ length: 50 }, (_, id) => aRequest(id)),
+      );
+      for (const { serial } of decoded.answers) seen.add(Buffer.from(serial).toString('hex'));
+    }
+    assert.equal(seen.size, 250);
+  });
+
+  test('a key that is not in the token', () => {
+    assert.throws(() => new Stamper({ ...data, tsu: { ...data.tsu, keyLabel: 'nowhere' } }), { code: 'HSM_KEY_MISSING' });
+  });
+
+  test('a certificate of another key: no self-test, no service', async () => {
+    const { publicKey, privateKey } = generateKeyPairSync('ec', { namedCurve: 'P-256' });
+    const signer: CertificateSigner = {
+      scheme: keyScheme('ec-p256'),
+      spki: spkiOf(publicKey),
+      sign: (tbs) => sign('sha256', tbs, privateKey),
+    };
+    const other = await issueCertificate({
+      kind: 'root-ca',
+      spki: signer.spki,
+      issuer: { signer, certificate: undefined },
+      now: new Date(),
+    });
+    assert.throws(() => new Stamper({ ...data, tsu: { ...data.tsu, chain: [other.raw] } }), { code: 'HSM_SELFTEST_FAILED' });
+  });
+});

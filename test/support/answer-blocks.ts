@@ -1,0 +1,14 @@
+/** Blocks of answers as a signer writes them, for tests without a signer. */
+import { answerOctets, blockHeaderOctets, type DecodedStampAnswer, writeAnswer, writeBlockHeader } from '../../queue/answer-block.ts';
+
+export const makeAnswerBlock = (node: string, tsu: Uint8Array, answers: readonly DecodedStampAnswer[]): Buffer => {
+  const length = answers.reduce((sum, answer) => sum + answerOctets(answer) + answer.token.length, blockHeaderOctets(node));
+  const block = Buffer.alloc(length);
+  let at = writeBlockHeader(block, node, tsu, answers.length);
+  for (const answer of answers) {
+    at = writeAnswer(block, at, answer, answer.token.length);
+    at += answer.token.copy(block, at);
+  }
+  if (at !== length) throw new Error(`block of ${at} octets, ${length} announced`);
+  return block;
+};

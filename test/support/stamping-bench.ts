@@ -1,0 +1,95 @@
+/** The gateway's stamping with a lane that a test scripts, and tokens that a real template writes. */
+import { createHash } from 'node:crypto';
+import { parseConfig } from '../../config/load.ts';
+import type { Config } from '../../config/schema.ts';
+import { createStamping, type Stamping } from '../../gateway/stamping.ts';
+import { createGatewayMetrics } from '../../observability/gateway-metrics.ts';
+import { serialOctets } from '../../pki/token-template.ts';
+import type { LaneAnswer } from '../../queue/lane-requester.ts';
+import type { StampRequest } from '../../queue/stamp-messages.ts';
+import { makeTemplate, type SoftwareTsu, tokenOf } from './software-tsu.ts';
+
+export type LaneRequest = Omit<StampRequest, 'id'>;
+/** What the lane does with a request; `full` does not take it. */
+export type LaneScript = (request: LaneRequest) => LaneAnswer | Promise<LaneAnswer> | 'full';
+
+export interface StampingBench {
+  readonly stamping: Stamping;
+  /** Requests that reached the lane, in order. */
+  readonly asked: LaneRequest[];
+  /** What the lane answers from now on; grants everything at first. */
+  script: LaneScript;
+  /** Requests the lane has room for. */
+  room: number;
+  /** Names by Authorization header; undefined serves anonymous clients. */
+  readonly refusals: string[];
+  /** tsp_requests_total by outcome, without those that are zero. */
+  outcomes(): Promise<Record<string, number>>;
+}
+
+export interface StampingBenchOptions {
+  readonly timestamp?: Record<string, unknown>;
+  /** Authorization header to client name. */
+  readonly clients?: Readonly<Record<string, string>>;
+  /** No certificates are known for any TSU. */
+  readonly unpublished?: boolean;
+}
+
+/** Grants with tokens of this TSU; the signature is a placeholder. */
+export const granting = (tsu: SoftwareTsu, unixMillis = 1_800_000_000_120): LaneScript => {
+  const template = makeTemplate(tsu);
+  let count = 0;
+  return ({ messageImprint, nonce }) => {
+    count += 1;
+    const serial = Buffer.alloc(serialOctets, 0x41);
+    serial.writeUInt32BE(count, serialOctets - 4);
+    template.prepare({ messageImprint, nonce }, serial, unixMillis);
+    const id = createHash('sha256').update(tsu.identity.certificate.raw).digest();
+    return { kind: 'granted', token: tokenOf(template, new Uint8Array(71)), tsu: id };
+  };
+};
+
+export const createStampingBench = (tsu: SoftwareTsu, options: StampingBenchOptions = {}): StampingBench => {
+  const config: Config['timestamp'] = parseConfig({ timestamp: options.timestamp ?? {} }).timestamp;
+  const metrics = createGatewayMetrics({ inFlight: () => 0, entriesOutstanding: () => 0, connections: async () => 0 });
+  const id = createHash('sha256').update(tsu.identity.certificate.raw).digest('hex');
+  const { clients } = options;
+  const bench: StampingBench = {
+    stamping: createStamping({
+      config,
+      metrics,
+      lane: {
+        hasRoomFor: (count) => count <= bench.room,
+        submit(request, done) {
+          bench.asked.push(request);
+          const answer = bench.script(request);
+          if (answer === 'full') return false;
+          void Promise.resolve(answer).then(done);
+          return true;
+        },
+      },
+      certificates: { chainOf: (wanted) => (wanted === id && options.unpublished !== true ? tsu.chain : undefined) },
+      access:
+        clients === undefined
+          ? undefined
+          : {
+              authenticate: (header) => {
+                const name = header === undefined ? undefined : clients[header];
+                if (name !== undefined) return { kind: 'client', name };
+                bench.refusals.push(header ?? '');
+                return { kind: 'refused', reason: header === undefined ? 'missing' : 'wrong' };
+              },
+            },
+    }),
+    asked: [],
+    script: granting(tsu),
+    room: 10_000,
+    refusals: [],
+    async outcomes() {
+      const [metric] = (await metrics.registry.getMetricsAsJSON()).filter(({ name }) => name === 'tsp_requests_total');
+      const values = (metric?.values ?? []).filter(({ value }) => value > 0);
+      return Object.fromEntries(values.map(({ labels, value }) => [String(labels['outcome']), value]));
+    },
+  };
+  return bench;
+};
