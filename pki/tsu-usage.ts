@@ -2,10 +2,12 @@
  * How long a timestamping key may sign: decided when its certificate is made, stated in the certificate's
  * privateKeyUsagePeriod, and read back from there. The certificate itself lives on, so that old tokens verify.
  */
-import { type Der, DerReader, tag } from './der.ts';
+import { type Der, DerError, DerReader, tag } from './der.ts';
 import { readGeneralizedTime } from './tsp-read.ts';
 
 const dayMs = 86_400_000;
+/** YYYYMMDDHHMMSSZ, without a fraction. */
+const generalizedTimeOctets = 15;
 const usageDaysMax = 90;
 const usageMonthsMax = 3;
 
@@ -70,7 +72,9 @@ export const privateKeyUsagePeriod = (certificate: Der): UsagePeriod | undefined
   const read = (n: number): Date | undefined => {
     if (reader.peek() !== tag.context(n)) return undefined;
     reader.next(tag.context(n));
-    return readGeneralizedTime(extension.value.subarray(reader.contentStart, reader.contentEnd), reader.contentStart).date;
+    const contents = extension.value.subarray(reader.contentStart, reader.contentEnd);
+    if (contents.length !== generalizedTimeOctets) throw new DerError('GeneralizedTime not of RFC 5280, 4.1.2.5.2', reader.contentStart);
+    return readGeneralizedTime(contents, reader.contentStart).date;
   };
   const notBefore = read(0);
   const notAfter = read(1);

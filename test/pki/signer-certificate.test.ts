@@ -2,13 +2,11 @@ import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
 import fc from 'fast-check';
 import { Certificate } from 'pkijs';
-import { type Der, DerError, DerReader, encode, integer, octetString, sequence, tag } from '../../pki/der.ts';
+import { DerError, DerReader, encode, tag } from '../../pki/der.ts';
 import { readSignerCertificate } from '../../pki/signer-certificate.ts';
 import { privateKeyUsagePeriod } from '../../pki/tsu-usage.ts';
+import { withExtensions } from '../support/certificate-extensions.ts';
 import { type Identity, TestPki } from '../support/timestamp-fixtures.ts';
-import { extensionDer } from '../support/tsp-requests.ts';
-
-const keyUsableUntil = (der: Uint8Array): number | undefined => privateKeyUsagePeriod(der)?.notAfter?.getTime();
 
 const hex = (bytes: Uint8Array): string => Buffer.from(bytes).toString('hex');
 let pki: TestPki;
@@ -18,23 +16,6 @@ before(() => {
   authority = pki.issue('authority', { extensions: ['basicConstraints=critical,CA:TRUE'], subject: 'An Authority' });
 });
 after(() => pki.close());
-
-const usagePeriod = (...ends: readonly [0 | 1, string][]): Der =>
-  sequence(...ends.map(([n, time]) => encode(tag.context(n), Buffer.from(time))));
-
-/** The certificate of `like` with these extensions in place of its own; the signature does not matter here. */
-const withExtensions = (like: Identity, extensions: readonly Der[] | undefined, more: readonly Der[] = []): Der => {
-  const outer = new DerReader(like.certificate.raw).enter(tag.sequence);
-  const tbs = outer.enter(tag.sequence);
-  const start = tbs.offset;
-  tbs.next(tag.contextConstructed(0));
-  tbs.integer();
-  for (let i = 0; i < 5; i += 1) tbs.next(tag.sequence);
-  const head = like.certificate.raw.subarray(start, tbs.offset);
-  const tail = like.certificate.raw.subarray(outer.offset);
-  const own = extensions === undefined ? [] : [encode(tag.contextConstructed(3), sequence(...extensions))];
-  return sequence(sequence(head, ...more, ...own), tail);
-};
 
 describe('certificate of the signer', () => {
   test('its parts are those that pkijs and node read', () => {
@@ -73,56 +54,16 @@ describe('certificate of the signer', () => {
     assert.ok(Buffer.from(subject).includes('Leaf') && !Buffer.from(subject).includes('An Authority'));
   });
 
-  test('the end of the PrivateKeyUsagePeriod, wherever the extension stands', () => {
-    const until = usagePeriod([0, '20260101000000Z'], [1, '20260401123456Z']);
-    const millis = Date.UTC(2_026, 3, 1, 12, 34, 56);
-    const other = extensionDer('2.5.29.14', octetString(new Uint8Array(20)));
-    const critical = extensionDer('2.5.29.37', sequence(), true);
-    const period = extensionDer('2.5.29.16', until);
-    for (const extensions of [[period], [other, period], [critical, period, other], [extensionDer('2.5.29.16', until, true)]]) {
-      assert.equal(keyUsableUntil(withExtensions(authority, extensions)), millis);
-    }
-    assert.equal(
-      keyUsableUntil(withExtensions(authority, [extensionDer('2.5.29.16', usagePeriod([1, '20261122101112Z']))])),
-      Date.UTC(2_026, 10, 22, 10, 11, 12),
-    );
-  });
-
-  test('no end: none of its forms says one', () => {
-    assert.equal(keyUsableUntil(withExtensions(authority, undefined)), undefined);
-    assert.equal(keyUsableUntil(withExtensions(authority, [extensionDer('2.5.29.16', usagePeriod([0, '20260101000000Z']))])), undefined);
-    assert.equal(keyUsableUntil(withExtensions(authority, [extensionDer('2.5.29.17', usagePeriod([1, '20260101000000Z']))])), undefined);
-  });
-
-  test('unique identifiers of version 2 are passed over', () => {
+  test('version 1, version 3 and unique identifiers: the parts stay the same', () => {
+    const { issuer, subject, serialNumber } = readSignerCertificate(authority.certificate.raw);
     const identifiers = [encode(tag.context(1), new Uint8Array(3)), encode(tag.context(2), new Uint8Array(3))];
-    const period = extensionDer('2.5.29.16', usagePeriod([1, '20260401000000Z']));
-    assert.equal(keyUsableUntil(withExtensions(authority, [period], identifiers)), Date.UTC(2_026, 3, 1));
-  });
-
-  test('a period in a form that RFC 5280 does not allow is a fault, never no limit', () => {
-    for (const time of [
-      '20260401000000',
-      '20260401000000.5Z',
-      '20260401000000+0100',
-      '202604010000Z',
-      '260401000000Z',
-      '',
-      'Z',
-      '20260401000000ZZ',
+    for (const der of [
+      withExtensions(authority, undefined),
+      withExtensions(authority, []),
+      withExtensions(authority, undefined, identifiers),
     ]) {
-      const der = withExtensions(authority, [extensionDer('2.5.29.16', usagePeriod([1, time]))]);
-      assert.throws(() => privateKeyUsagePeriod(der), DerError, time);
-    }
-    for (const value of [new Uint8Array(), integer(5), sequence(integer(5)), sequence(encode(tag.contextConstructed(1), integer(5)))]) {
-      assert.throws(() => readSignerCertificate(withExtensions(authority, [extensionDer('2.5.29.16', value)])), DerError, hex(value));
-    }
-  });
-
-  test('a period whose end is no day of the calendar is a fault', () => {
-    for (const time of ['20261301000000Z', '20260230000000Z', '20260401250000Z', '20260401006000Z', '20260400000000Z']) {
-      const der = withExtensions(authority, [extensionDer('2.5.29.16', usagePeriod([1, time]))]);
-      assert.throws(() => privateKeyUsagePeriod(der), DerError, time);
+      const read = readSignerCertificate(der);
+      assert.deepEqual([read.issuer, read.subject, read.serialNumber].map(hex), [issuer, subject, serialNumber].map(hex));
     }
   });
 
