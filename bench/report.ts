@@ -122,5 +122,5 @@ export const formatMachine = (machine: Machine, flags: readonly string[]): strin
 export const legend = [
   'Median of the rounds; ± is half the distance between the extremes. "of raw" is taken within each round.',
   'The µs columns are CPU time a stamp, user and system: outside = total of the service minus C_Sign; load = the load generator.',
-  'The headline row is 64 connections without certReq. Bare Hono answers a POST of the same size with a reply of the same size.',
+  'The targets are for the best closed loop without certReq. Bare Hono answers a POST of the same size with a reply of the same size.',
 ].join('\n');

@@ -113,7 +113,13 @@ export const rowOf = (summary: AlgorithmSummary, id: RowId): RowSummary => {
   return row;
 };
 
-/** Share of raw C_Sign with as many threads, at 64 connections without certReq. */
+/** The closed loop without certReq that stamped most: what the service can do, whichever number of clients it takes. */
+export const bestClosedLoop = (summary: AlgorithmSummary): RowSummary =>
+  (['closed-16', 'closed-64', 'closed-256'] as const)
+    .map((id) => rowOf(summary, id))
+    .reduce((best, row) => (row.stampsPerSecond.median > best.stampsPerSecond.median ? row : best));
+
+/** Share of raw C_Sign with as many threads, in the best closed loop. */
 export const ratioTargets: Readonly<Partial<Record<TsuAlgorithm, number>>> = { 'ec-p256': 0.4, 'rsa-2048': 0.75, 'rsa-3072': 0.85 };
 /** The same for POST /v1/timestamps. */
 export const bulkRatioTargets: Readonly<Partial<Record<TsuAlgorithm, number>>> = { 'ec-p256': 0.65 };
@@ -136,10 +142,10 @@ export const judge = (summary: AlgorithmSummary): Verdict[] => {
   const verdicts: Verdict[] = [];
   const ratioTarget = ratioTargets[algorithm];
   const bulkTarget = bulkRatioTargets[algorithm];
-  const headline = rowOf(summary, 'closed-64');
+  const headline = bestClosedLoop(summary);
   if (ratioTarget !== undefined) {
     const measured = headline.ratio?.median ?? Number.NaN;
-    verdicts.push(verdict({ algorithm, what: 'raw C_Sign, 64 connections', measured, target: ratioTarget, unit: '', sense: 'at least' }));
+    verdicts.push(verdict({ algorithm, what: 'raw C_Sign, best closed loop', measured, target: ratioTarget, unit: '', sense: 'at least' }));
   }
   if (bulkTarget !== undefined) {
     const measured = rowOf(summary, 'bulk').ratio?.median ?? Number.NaN;

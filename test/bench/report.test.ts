@@ -31,7 +31,7 @@ test('the table of an algorithm has a line for each row, with ratio and CPU', ()
 
 test('verdicts show measured, wanted and the outcome', () => {
   const text = formatVerdicts(judge(summarize(measurement())));
-  assert.match(text, /ec-p256: raw C_Sign, 64 connections +0\.500 +at least +0\.400 +pass/);
+  assert.match(text, /ec-p256: raw C_Sign, best closed loop +0\.500 +at least +0\.400 +pass/);
   assert.match(text, /100 imprints a request +0\.600 +at least +0\.650 +MISSED/);
   assert.match(text, /CPU outside C_Sign a stamp +70 µs +at most +90 µs +pass/);
 });
