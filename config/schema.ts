@@ -10,10 +10,10 @@ const port = z.int().min(1).max(65_535);
 const path = z.string().min(1);
 const label = z.string().min(1).max(32); // PKCS#11: a token label is a field of 32 bytes
 /** 128 characters encode to at most 61 octets: short enough for one octet of length on the lane. */
-const oid = z
+export const oidSchema = z
   .string()
   .max(128)
-  .regex(/^[0-2](\.(0|[1-9]\d{0,19})){1,30}$/, 'must be an object identifier such as 1.3.6.1.4.1.1');
+  .regex(/^([01]\.[1-3]?\d|2\.(0|[1-9]\d{0,19}))(\.(0|[1-9]\d{0,19})){0,29}$/, 'must be an object identifier such as 1.3.6.1.4.1.1');
 
 export const digestNames = ['sha256', 'sha384', 'sha512', 'sha3-256', 'sha3-384', 'sha3-512'] as const;
 
@@ -133,7 +133,7 @@ const timestampSchema = z.strictObject({
   /** Digest of the token's own signature; unset: SHA-384 for P-384, SHA-256 otherwise. */
   signatureDigest: z.enum(['sha256', 'sha384', 'sha512']).optional(),
   /** Policies a request may name; the first one is used when it names none. The default lies in the arc for documentation (RFC 5612). */
-  policies: z.array(oid).min(1).max(16).default(['1.3.6.1.4.1.32473.1.1']),
+  policies: z.array(oidSchema).min(1).max(16).default(['1.3.6.1.4.1.32473.1.1']),
   /** Digests a messageImprint may carry; anything else is answered badAlg. */
   digests: z
     .array(z.enum(digestNames))

@@ -5,6 +5,7 @@
 import { Hono } from 'hono';
 import { z } from 'zod';
 import type { ErrorCode } from '../config/errors.ts';
+import { oidSchema } from '../config/schema.ts';
 import { digestAlgorithms } from '../pki/algorithms.ts';
 import { type Der, derNull, encode, octetString, oid, sequence, tag } from '../pki/der.ts';
 import { readTokenSummary } from '../pki/token-summary.ts';
@@ -30,10 +31,7 @@ const imprintSchema = z.strictObject({
 const requestSchema = (imprintsMax: number) =>
   z.strictObject({
     hashes: z.array(imprintSchema).min(1).max(imprintsMax),
-    policy: z
-      .string()
-      .regex(/^[0-2](\.(0|[1-9]\d{0,19})){1,30}$/)
-      .optional(),
+    policy: oidSchema.optional(),
     certReq: z.boolean().default(false),
   });
 type Imprint = z.output<typeof imprintSchema>;

@@ -71,7 +71,10 @@ export const createTsaListener = (
         metrics.request(response.destroyed ? 'disconnected' : outcomeOf(result));
         sendResult(response, result);
       },
-      () => sendError(response, 'INTERNAL'),
+      () => {
+        metrics.request('other');
+        sendError(response, 'INTERNAL');
+      },
     );
   };
 

@@ -37,7 +37,7 @@ export interface LaneResponderOptions {
   readonly lane: LaneName;
   /** Unique for every start of every signer. */
   readonly signerId: string;
-  /** Entries worked on at once. */
+  /** Entries worked on at once; what is claimed while a read waits may double it for a moment. */
   readonly capacity: number;
   readonly deadAfterMs: number;
   /** Longest time any gateway waits for an answer. */
@@ -60,6 +60,7 @@ const heartbeatMs = 500;
 const claimsAtOnce = 16;
 const forgetAfterMs = 60_000;
 const retryMs = 50;
+const oldest = '0';
 
 type StreamEntry = [Buffer, Buffer[] | null];
 type ScriptArgument = string | number | Buffer;
@@ -120,31 +121,40 @@ export class LaneResponder {
 
   async #readEntries(): Promise<void> {
     const { blocking, signerId } = this.#options;
-    let mayHaveMissed = true;
+    let missedFrom: string | undefined = oldest;
     while (!this.#closing) {
       const free = await this.#freePlaces();
       if (this.#closing) return;
       try {
-        if (mayHaveMissed) await this.#startMissed();
-        mayHaveMissed = false;
+        if (missedFrom !== undefined) {
+          missedFrom = await this.#startMissed(missedFrom, free);
+          this.#reading = true;
+          continue;
+        }
         const group = ['GROUP', signerGroup, signerId, 'COUNT', free, 'BLOCK', blockMs, 'STREAMS', this.#keys.requests, '>'] as const;
         const streams = (await blocking.xreadgroupBuffer(...group)) as [Buffer, StreamEntry[]][] | null;
         this.#reading = true;
         for (const entry of streams?.[0]?.[1] ?? []) this.#start(entry);
       } catch (error) {
         this.#reading = false;
-        mayHaveMissed = true;
+        missedFrom = oldest;
         await this.#recover('read', error);
       }
     }
   }
 
-  /** What Redis counts as delivered to this signer in a read whose reply was lost: its own history, less what it works on. */
-  async #startMissed(): Promise<void> {
+  /**
+   * Starts what Redis counts as delivered to this signer in a read whose reply was lost: its own history, less what it works on.
+   * @param from id behind which to look
+   * @returns where to go on, or undefined at the end of the history
+   */
+  async #startMissed(from: string, count: number): Promise<string | undefined> {
     const { blocking, signerId } = this.#options;
-    const group = ['GROUP', signerGroup, signerId, 'COUNT', claimsAtOnce, 'STREAMS', this.#keys.requests, '0'] as const;
+    const group = ['GROUP', signerGroup, signerId, 'COUNT', count, 'STREAMS', this.#keys.requests, from] as const;
     const streams = (await blocking.xreadgroupBuffer(...group)) as [Buffer, StreamEntry[]][] | null;
-    for (const entry of streams?.[0]?.[1] ?? []) this.#start(entry);
+    const entries = streams?.[0]?.[1] ?? [];
+    for (const entry of entries) this.#start(entry);
+    return entries.at(-1)?.[0].toString('latin1');
   }
 
   async #freePlaces(): Promise<number> {

@@ -162,7 +162,9 @@ export class Stamper {
 
   #refuse(request: ReceivedStampRequest, outcome: Exclude<StampOutcome, 'granted'>): void {
     const answer = this.#answerTo(request, outcome, 'unverified', Date.now(), noSerial);
-    writeAnswer(this.#block.bytes, this.#block.reserve(answerOctets(answer)), answer, 0);
+    // First reserve, which may replace the buffer, then look at it.
+    const at = this.#block.reserve(answerOctets(answer));
+    writeAnswer(this.#block.bytes, at, answer, 0);
   }
 
   #answerTo(

@@ -4,7 +4,6 @@ import fc from 'fast-check';
 import { Certificate } from 'pkijs';
 import { DerError, DerReader, encode, tag } from '../../pki/der.ts';
 import { readSignerCertificate } from '../../pki/signer-certificate.ts';
-import { privateKeyUsagePeriod } from '../../pki/tsu-usage.ts';
 import { withExtensions } from '../support/certificate-extensions.ts';
 import { type Identity, TestPki } from '../support/timestamp-fixtures.ts';
 

@@ -288,6 +288,34 @@ describe('the timestamp lane', { skip: redisServerMissing() }, () => {
       await untilEmpty();
     });
 
+    test('missed entries count towards what a responder works on at once', async () => {
+      const requester = await bench.requester({ deadlineMs: 5_000, batchMax: 1, entriesOutstandingMax: 16 });
+      await bench.look.xgroup('CREATE', keys.requests, signerGroup, '0', 'MKSTREAM');
+      const asked = askMany(requester, 12);
+      await until('all are in the stream', async () => (await bench.entries()).stream === 12);
+      await bench.look.xreadgroup('GROUP', signerGroup, 'alive', 'COUNT', 6, 'STREAMS', keys.requests, '>');
+      const gate = createGate();
+      let working = 0;
+      let most = 0;
+      const responder = await bench.responder({
+        signerId: 'alive',
+        capacity: 3,
+        work: async (entry) => {
+          working += 1;
+          most = Math.max(most, working);
+          await gate.passed;
+          working -= 1;
+          return grantAll(entry);
+        },
+      });
+      await until('it is full', () => responder.lane.busy >= 3);
+      // A read behind the missed ones would come right now.
+      await until('a beat later', async () => (await bench.look.zscore(keys.signers, 'alive')) !== null);
+      gate.open();
+      assert.deepEqual(kindsOf(await asked), ['granted']);
+      assert.ok(most <= 3, `${most} at once`);
+    });
+
     test('a full responder claims only what it has room for', async () => {
       const requester = await bench.requester({ deadlineMs: 5_000, batchMax: 1, entriesOutstandingMax: 8 });
       await bench.look.xgroup('CREATE', keys.requests, signerGroup, '0', 'MKSTREAM');

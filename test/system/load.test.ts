@@ -19,7 +19,7 @@ import { withoutSofthsm } from '../support/token-home.ts';
 
 const skip = withoutSofthsm || redisServerMissing() || (await opensslMissing());
 const long = process.env['TEST_LONG'] !== undefined;
-const stamps = long ? 500_000 : 50_000;
+const stamps = long ? 200_000 : 50_000;
 const stampsWithCertificates = 1_000;
 /** Blocks are trimmed by whole nodes of the stream: what is kept is a little more than what is asked for. */
 const blocksMax = 2_000;
