@@ -24,9 +24,19 @@ export const ecPublicKeyInfo = (curve: EcCurve, point: Uint8Array): Der => {
   return sequence(sequence(oid('1.2.840.10045.2.1'), ecParameters(curve)), bitString(point));
 };
 
-/** SubjectPublicKeyInfo of an RSA key with rsaEncryption, which fits every padding (RFC 4055, 1.2). */
-export const rsaPublicKeyInfo = (modulus: Uint8Array, publicExponent: Uint8Array): Der =>
-  sequence(sequence(oid('1.2.840.113549.1.1.1'), derNull), bitString(sequence(unsignedInteger(modulus), unsignedInteger(publicExponent))));
+const rsaAlgorithms = {
+  /** rsaEncryption: the key fits every padding. */
+  'rsa-pkcs1': sequence(oid('1.2.840.113549.1.1.1'), derNull),
+  /**
+   * id-RSASSA-PSS without parameters: PSS alone, with any digest. It also tells verifiers that do not look at the signature's
+   * own parameters (`openssl ts -verify` is one) which padding to expect.
+   */
+  'rsa-pss': sequence(oid('1.2.840.113549.1.1.10')),
+} as const;
+
+/** SubjectPublicKeyInfo of an RSA key, for the padding that it is used with (RFC 4055, 1.2). */
+export const rsaPublicKeyInfo = (padding: keyof typeof rsaAlgorithms, modulus: Uint8Array, publicExponent: Uint8Array): Der =>
+  sequence(rsaAlgorithms[padding], bitString(sequence(unsignedInteger(modulus), unsignedInteger(publicExponent))));
 
 /** The subjectPublicKey: contents of the BIT STRING behind its first octet. @throws DerError */
 export const subjectPublicKeyBits = (spki: Der): Uint8Array => {

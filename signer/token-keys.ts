@@ -108,7 +108,7 @@ const publicKeyInfo = ({ privateKey, publicKey }: Pair, label: string, scheme: K
   if (modulus === undefined || exponent === undefined) return wrong();
   const significant = modulus.subarray(modulus.findIndex((octet) => octet !== 0));
   if (significant.length * 8 !== scheme.bits) return wrong();
-  return rsaPublicKeyInfo(significant, exponent);
+  return rsaPublicKeyInfo(scheme.kind, significant, exponent);
 };
 
 const signer = (session: Session, privateHandle: Buffer, label: string, scheme: KeyScheme): TokenKey['sign'] =>
