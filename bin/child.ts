@@ -21,6 +21,8 @@ export interface ChildService {
   /** `await registry.getMetricsAsJSON()` */
   metrics(): Promise<unknown>;
   health(): Promise<readonly HealthItem[]>;
+  /** Resolves when only a new process can help; it is then stopped like any other, and ends with exit status 1. */
+  readonly failed?: Promise<Error>;
 }
 
 /** The child gives up a little before the supervisor kills it, to be able to say so itself. */
@@ -82,9 +84,10 @@ const serve = async (config: Config, start: (config: Config) => Promise<ChildSer
     if (isAsk(message)) void answer(service, message);
   });
   say({ type: 'ready' });
-  await stopping;
+  const failure = await Promise.race([stopping.then(() => undefined), ...(service.failed === undefined ? [] : [service.failed])]);
   await service.stop();
   await alone?.close();
+  if (failure !== undefined) throw failure;
 };
 
 /**

@@ -13,7 +13,7 @@ import { createGatewayMetrics } from '../observability/gateway-metrics.ts';
 import type { Logger } from '../observability/log.ts';
 import type { HealthItem } from '../observability/ops-app.ts';
 import { LaneRequester } from '../queue/lane-requester.ts';
-import { connectRedis, type RedisClient } from '../queue/redis.ts';
+import { connectRedis, type RedisClient, redisHealth } from '../queue/redis.ts';
 import { type ClientAccess, createClientAccess } from './client-access.ts';
 import { jsonError, textError } from './http-request.ts';
 import { createPublishedCertificates, readRoots } from './published-certificates.ts';
@@ -106,8 +106,9 @@ const healthOf = async (
   lane: LaneRequester,
   access: ClientAccess | undefined,
 ): Promise<HealthItem[]> => {
-  const items: HealthItem[] = [{ name: 'redis', ok: command.status === 'ready', detail: command.status }];
-  const living = await lane.livingSigners(config.signer.deadAfterMs).catch(() => undefined);
+  const redis = await redisHealth(command);
+  const living = redis.ok ? await lane.livingSigners(config.signer.deadAfterMs).catch(() => undefined) : undefined;
+  const items: HealthItem[] = [redis];
   items.push({
     name: 'signers',
     ok: living !== undefined && living > 0,

@@ -113,3 +113,20 @@ export const whenReady = (client: RedisClient, timeoutMs: number): Promise<void>
     client.on('ready', onReady);
     client.on('error', onError);
   });
+
+/** Shorter than the second that an asker of /readyz waits: a Redis that hangs must be named, not its askers. */
+const healthMs = 500;
+
+/** Whether Redis answers now: a connection that is open tells nothing of a server that stands still. */
+export const redisHealth = async (
+  client: RedisClient,
+): Promise<{ readonly name: 'redis'; readonly ok: boolean; readonly detail: string }> => {
+  if (client.status !== 'ready') return { name: 'redis', ok: false, detail: client.status };
+  let timer: NodeJS.Timeout | undefined;
+  const late = new Promise<string>((resolve) => {
+    timer = setTimeout(() => resolve(`no answer within ${healthMs} ms`), healthMs);
+  });
+  const answer = await Promise.race([client.ping().catch((error: Error) => error.message), late]);
+  clearTimeout(timer);
+  return { name: 'redis', ok: answer === 'PONG', detail: answer === 'PONG' ? 'answers' : answer };
+};

@@ -12,7 +12,7 @@ import type { HealthItem } from '../observability/ops-app.ts';
 import { createSignerMetrics, type SignerMetrics } from '../observability/signer-metrics.ts';
 import { laneKeys } from '../queue/keys.ts';
 import { type LaneAnswerBatch, type LaneEntry, LaneResponder } from '../queue/lane-responder.ts';
-import { connectRedis, type RedisClient, whenReady } from '../queue/redis.ts';
+import { connectRedis, type RedisClient, redisHealth, whenReady } from '../queue/redis.ts';
 import { monotonicMs } from '../queue/redis-clock.ts';
 import { type ClockReading, createClockMemory, createGuardedClock } from './clock.ts';
 import { configuredTsu } from './configured-tsu.ts';
@@ -21,6 +21,8 @@ import type { StampTask, StampTaskResult, StampWorkerData, Tsu } from './stamp-t
 import { findKey, selfTest } from './token-keys.ts';
 
 export interface SignerService {
+  /** Resolves when the token has failed for longer than the patience: the module must be loaded anew, which takes a new process. */
+  readonly failed: Promise<Error>;
   metrics(): Promise<unknown>;
   health(): Promise<readonly HealthItem[]>;
   stop(): Promise<void>;
@@ -30,6 +32,43 @@ export interface SignerService {
 const redisPatienceMs = 10_000;
 /** The clock is looked at so often that slewing never looks like a step (500 ppm of a second: 0.5 ms). */
 const clockCheckMs = 1_000;
+
+/**
+ * How long every stamp may fail in the token before the signer gives up. A module that lost its token does not find it
+ * again without C_Finalize (SoftHSM 2.6.1), which would pull it from under all threads: the supervisor starts a new process,
+ * and that one does not serve before its key has proved itself.
+ */
+const tokenPatienceMs = 2_000;
+
+/** Watches whether the token does its work. */
+class TokenWatch {
+  readonly failed: Promise<Error>;
+  #timer: NodeJS.Timeout | undefined;
+  #giveUp: (error: Error) => void = () => undefined;
+
+  constructor() {
+    this.failed = new Promise((resolve) => {
+      this.#giveUp = resolve;
+    });
+  }
+
+  get failing(): boolean {
+    return this.#timer !== undefined;
+  }
+
+  note({ outcomes, failure }: StampTaskResult): void {
+    if (outcomes.granted > 0) {
+      clearTimeout(this.#timer);
+      this.#timer = undefined;
+    } else if (failure !== undefined) {
+      this.#timer ??= setTimeout(() => this.#giveUp(new SigilloError('HSM_DEVICE', failure.message)), tokenPatienceMs);
+    }
+  }
+
+  close(): void {
+    clearTimeout(this.#timer);
+  }
+}
 
 /** Finds key and certificate in the token and lets the key prove itself. @throws HSM_KEY_MISSING, HSM_KEY_MISMATCH, HSM_SELFTEST_FAILED */
 const proveTsu = (module: HsmModule, tsu: Tsu): void => {
@@ -95,7 +134,7 @@ const startPool = async (data: StampWorkerData, threads: number): Promise<Piscin
 
 /** What the pool makes of one lane entry, counted. */
 const createWork =
-  (pool: Piscina<StampTask | undefined, StampTaskResult>, tsu: Tsu, metrics: SignerMetrics, log: Logger) =>
+  (pool: Piscina<StampTask | undefined, StampTaskResult>, tsu: Tsu, watch: TokenWatch, metrics: SignerMetrics, log: Logger) =>
   async (entry: LaneEntry): Promise<LaneAnswerBatch> => {
     const handed = monotonicMs();
     metrics.stage('queue', Math.max(0, handed - entry.enteredAtMs) / 1_000);
@@ -108,6 +147,7 @@ const createWork =
       requests += count;
       if (count > 0) metrics.outcome(outcome, count);
     }
+    watch.note(result);
     metrics.batch(requests);
     metrics.signatures(tsu.tokenLabel, result.outcomes.granted, result.signMs / 1_000);
     if (result.failure !== undefined) log.error(result.failure, 'a stamp failed in the token; its client got systemFailure');
@@ -151,6 +191,7 @@ export const startSigner = async (config: Config, log: Logger): Promise<SignerSe
     },
     threads,
   );
+  const watch = new TokenWatch();
   let responder: LaneResponder | undefined;
   const metrics = createSignerMetrics({
     slot: slot.label,
@@ -167,7 +208,7 @@ export const startSigner = async (config: Config, log: Logger): Promise<SignerSe
     deadAfterMs: config.signer.deadAfterMs,
     deadlineMs: config.timestamp.deadlineMs,
     journalBlocksMax: config.journal.blocksMax,
-    work: createWork(pool, tsu, metrics, log),
+    work: createWork(pool, tsu, watch, metrics, log),
     on: {
       claimed(entries) {
         metrics.claimed(entries);
@@ -184,11 +225,12 @@ export const startSigner = async (config: Config, log: Logger): Promise<SignerSe
   const lane = responder;
 
   return {
+    failed: watch.failed,
     metrics: () => metrics.registry.getMetricsAsJSON(),
     async health() {
       return [
-        { name: 'redis', ok: command.status === 'ready' && lane.reading, detail: command.status },
-        { name: `token ${slot.label}`, ok: pool.threads.length > 0, detail: `${threads} sessions, key ${tsu.keyLabel}` },
+        await redisHealth(command),
+        { name: `token ${slot.label}`, ok: !watch.failing, detail: `${threads} sessions, key ${tsu.keyLabel}` },
         describeClock(reading),
       ];
     },
@@ -196,9 +238,15 @@ export const startSigner = async (config: Config, log: Logger): Promise<SignerSe
       await lane.close();
       await pool.close();
       clearInterval(clockTimer);
+      watch.close();
       command.disconnect();
       blocking.disconnect();
-      module.close();
+      try {
+        module.close();
+      } catch (error) {
+        // The token is away, and the process ends anyway.
+        log.warn({ err: error }, 'hsm: the module was not finalised');
+      }
     },
   };
 };
