@@ -6,13 +6,13 @@ import { SigilloError } from '../config/errors.ts';
 import { homePaths } from '../config/home.ts';
 import type { Config } from '../config/schema.ts';
 import { defaultDigest, keyScheme } from '../pki/algorithms.ts';
-import { parseTsuFileName, tsuFileName, tsuKeyLabel } from '../pki/tsu-files.ts';
+import { parseTsuFileName, tsuKeyLabel } from '../pki/tsu-files.ts';
 import type { Tsu } from './stamp-task.ts';
 
 const pemBlocks = /-----BEGIN CERTIFICATE-----[^-]+-----END CERTIFICATE-----/g;
 
 /** Reads the certificates of a PEM file in their order. @throws CONFIG_UNREADABLE, CERTIFICATE_INVALID */
-export const readChainFile = (file: string): X509Certificate[] => {
+const readChainFile = (file: string): X509Certificate[] => {
   let text: string;
   try {
     text = readFileSync(file, 'utf8');
@@ -28,28 +28,39 @@ export const readChainFile = (file: string): X509Certificate[] => {
   throw new SigilloError('CERTIFICATE_INVALID', `${file}: holds no certificate`);
 };
 
-const newestDemonstrationFile = (config: Config): { keyLabel: string; chainFile: string } => {
+/** The TSU files in the home folder, of every algorithm. @throws SETUP_INCOMPLETE when there is no such folder */
+const demonstrationFiles = (config: Config): { algorithm: string; n: number; file: string }[] => {
   const folder = homePaths(config.home).pkiFolder;
-  let names: string[];
   try {
-    names = readdirSync(folder);
+    return readdirSync(folder).flatMap((name) => {
+      const parsed = parseTsuFileName(name);
+      return parsed === undefined ? [] : [{ ...parsed, file: join(folder, name) }];
+    });
   } catch (cause) {
     throw new SigilloError('SETUP_INCOMPLETE', folder, { cause });
   }
-  const numbers = names.flatMap((name) => {
-    const parsed = parseTsuFileName(name);
-    return parsed?.algorithm === config.timestamp.algorithm ? [parsed.n] : [];
-  });
-  if (numbers.length === 0) throw new SigilloError('SETUP_INCOMPLETE', `no TSU for ${config.timestamp.algorithm} in ${folder}`);
-  const n = Math.max(...numbers);
+};
+
+const newestDemonstrationTsu = (config: Config): { keyLabel: string; chainFile: string } => {
   const { algorithm } = config.timestamp;
-  return { keyLabel: tsuKeyLabel(algorithm, n), chainFile: join(folder, tsuFileName(algorithm, n)) };
+  const [newest] = demonstrationFiles(config)
+    .filter((one) => one.algorithm === algorithm)
+    .sort((a, b) => b.n - a.n);
+  if (newest === undefined) throw new SigilloError('SETUP_INCOMPLETE', `no TSU for ${algorithm} in ${config.home}`);
+  return { keyLabel: tsuKeyLabel(algorithm, newest.n), chainFile: newest.file };
+};
+
+/** Every chain that this signer stamps with, or its home folder ever stamped with. @throws CONFIG_UNREADABLE, CERTIFICATE_INVALID */
+export const knownChains = (config: Config): X509Certificate[][] => {
+  const { tsu } = config.timestamp;
+  const files = tsu.source === 'installed' ? [tsu.chainFile] : demonstrationFiles(config).map(({ file }) => file);
+  return files.map(readChainFile);
 };
 
 /** @throws SETUP_INCOMPLETE, CONFIG_UNREADABLE, CERTIFICATE_INVALID */
 export const configuredTsu = (config: Config, tokenLabel: string): Tsu => {
   const { tsu, algorithm, signatureDigest } = config.timestamp;
-  const { keyLabel, chainFile } = tsu.source === 'installed' ? tsu : newestDemonstrationFile(config);
+  const { keyLabel, chainFile } = tsu.source === 'installed' ? tsu : newestDemonstrationTsu(config);
   const chain = readChainFile(chainFile).map((certificate) => new Uint8Array(certificate.raw));
   const scheme = keyScheme(algorithm);
   return {

@@ -15,7 +15,7 @@ import { type LaneAnswerBatch, type LaneEntry, LaneResponder } from '../queue/la
 import { connectRedis, type RedisClient, redisHealth, whenReady } from '../queue/redis.ts';
 import { monotonicMs } from '../queue/redis-clock.ts';
 import { type ClockReading, createClockMemory, createGuardedClock } from './clock.ts';
-import { configuredTsu } from './configured-tsu.ts';
+import { configuredTsu, knownChains } from './configured-tsu.ts';
 import { type HsmModule, openModule, resolveHsm, slotForPurpose } from './pkcs11-module.ts';
 import type { StampTask, StampTaskResult, StampWorkerData, Tsu } from './stamp-task.ts';
 import { findKey, selfTest } from './token-keys.ts';
@@ -82,13 +82,23 @@ const proveTsu = (module: HsmModule, tsu: Tsu): void => {
   }
 };
 
-/** Certificates stay published for ever, also those of TSUs long retired: clients verify old stamps with them. */
-const publishChain = async (redis: RedisClient, tsu: Tsu): Promise<void> => {
-  const fields = tsu.chain.flatMap((der) => {
-    const certificate = new X509Certificate(der);
-    return [certificate.fingerprint256.replaceAll(':', '').toLowerCase(), certificate.toString()];
+/**
+ * Certificates stay published for ever, also those of TSUs long retired: clients verify old stamps with them. Published again
+ * at each connection, because a Redis that comes back may have come back empty.
+ */
+const publishChains = async (redis: RedisClient, config: Config, log: Logger): Promise<void> => {
+  const certificates = knownChains(config).flat();
+  const fields = certificates.flatMap((certificate) => [
+    certificate.fingerprint256.replaceAll(':', '').toLowerCase(),
+    certificate.toString(),
+  ]);
+  const publish = async (): Promise<void> => {
+    await redis.hset(laneKeys('timestamp').certificates, ...fields);
+  };
+  await publish();
+  redis.on('ready', () => {
+    publish().catch((error: unknown) => log.warn({ err: error }, 'certificates: not published, trying again at the next connection'));
   });
-  await redis.hset(laneKeys('timestamp').certificates, ...fields);
 };
 
 const connect = async (config: Config, name: string, role: 'command' | 'blocking', log: Logger): Promise<RedisClient> => {
@@ -166,7 +176,7 @@ export const startSigner = async (config: Config, log: Logger): Promise<SignerSe
 
   const command = await connect(config, 'signer', 'command', log);
   const blocking = await connect(config, 'signer-reader', 'blocking', log);
-  await publishChain(command, tsu);
+  await publishChains(command, config, log);
 
   const clockMemory = createClockMemory();
   const clock = createGuardedClock(clockMemory, { wallMs: Date.now, monotonicMs }, config.time);
