@@ -134,6 +134,8 @@ export class LaneResponder {
         const group = ['GROUP', signerGroup, signerId, 'COUNT', free, 'BLOCK', blockMs, 'STREAMS', this.#keys.requests, '>'] as const;
         const streams = (await blocking.xreadgroupBuffer(...group)) as [Buffer, StreamEntry[]][] | null;
         this.#reading = true;
+        // Nothing came, or nothing in time: ioredis answers null for a server that stood still, and drops what it sends later.
+        if (streams === null) missedFrom = oldest;
         for (const entry of streams?.[0]?.[1] ?? []) this.#start(entry);
       } catch (error) {
         this.#reading = false;
