@@ -9,6 +9,7 @@ import { Hono } from 'hono';
 import { SigilloError } from '../config/errors.ts';
 import { homePaths } from '../config/home.ts';
 import type { Config } from '../config/schema.ts';
+import { logConnection } from '../observability/connection-log.ts';
 import { createGatewayMetrics } from '../observability/gateway-metrics.ts';
 import type { Logger } from '../observability/log.ts';
 import type { HealthItem } from '../observability/ops-app.ts';
@@ -126,11 +127,7 @@ export const startGateway = async (config: Config, log: Logger): Promise<Gateway
   const roots = readRoots(config.trust.rootsFile ?? homePaths(config.home).rootCertificate);
   const connect = (name: string, role: 'command' | 'blocking'): RedisClient => {
     const client = connectRedis(config, name, role);
-    let last = '';
-    client.on('error', (error: Error) => {
-      if (error.message !== last) log.warn({ connection: name, reason: error.message }, 'redis: connection error');
-      last = error.message;
-    });
+    logConnection(client, name, log);
     return client;
   };
   const command = connect('gateway', 'command');

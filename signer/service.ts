@@ -7,6 +7,7 @@ import { availableParallelism, hostname } from 'node:os';
 import { Piscina } from 'piscina';
 import { SigilloError } from '../config/errors.ts';
 import type { Config } from '../config/schema.ts';
+import { logConnection } from '../observability/connection-log.ts';
 import type { Logger } from '../observability/log.ts';
 import type { HealthItem } from '../observability/ops-app.ts';
 import { createSignerMetrics, type SignerMetrics } from '../observability/signer-metrics.ts';
@@ -103,15 +104,7 @@ const publishChains = async (redis: RedisClient, config: Config, log: Logger): P
 
 const connect = async (config: Config, name: string, role: 'command' | 'blocking', log: Logger): Promise<RedisClient> => {
   const client = connectRedis(config, name, role);
-  let last = '';
-  client.on('error', (error: Error) => {
-    if (error.message !== last) log.warn({ connection: name, reason: error.message }, 'redis: connection error');
-    last = error.message;
-  });
-  client.on('ready', () => {
-    if (last !== '') log.info({ connection: name }, 'redis: connected again');
-    last = '';
-  });
+  logConnection(client, name, log);
   await whenReady(client, redisPatienceMs).catch((cause: Error) => {
     client.disconnect();
     throw new SigilloError('REDIS_UNAVAILABLE', cause.message, { cause });
