@@ -102,7 +102,7 @@ export const startService = async (options: ServiceOptions): Promise<RunningServ
   const logFile = join(options.resultsFolder, `service-${options.algorithm}.log`);
   const log = openSync(logFile, 'a');
   // A process group of its own: Ctrl-C reaches only us, and we stop it in order.
-  const child = spawn(process.execPath, ['bin/sigillo.ts', 'start'], {
+  const child = spawn(process.execPath, ['bin/sigillo.mjs', 'start'], {
     cwd: repository,
     env: environment,
     detached: true,

@@ -140,6 +140,6 @@ export const startLoad = async (job: LoadJob): Promise<RunningLoad> => {
 
 /** Outcomes with their numbers and the slowest answer, for messages. */
 export const describeLoad = ({ records, counts, connectFailures }: LoadResult): string => {
-  const slowest = Math.max(0, ...records.map(({ startedAt, endedAt }) => endedAt - startedAt));
+  const slowest = records.reduce((longest, { startedAt, endedAt }) => Math.max(longest, endedAt - startedAt), 0);
   return `${JSON.stringify(counts)}, slowest ${slowest.toFixed(0)} ms, ${connectFailures} refused connections`;
 };
