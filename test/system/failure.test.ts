@@ -20,7 +20,7 @@ const keys = laneKeys('timestamp');
 const connections = 64;
 /** The service keeps deadlines to 20 ms; a machine that runs more than this test does not. */
 const deadlineSlackMs = 1_500;
-/** From the issue: service is back in under 5 seconds by itself. */
+/** The promise: service is back in under 5 seconds by itself. */
 const backMsMax = 5_000;
 const defaultDeadlineMs = 5_000;
 /** A token has to be found first: until the failure counts as one of the device, and then the start of a new signer. */

@@ -546,7 +546,7 @@ describe('operations', { skip }, () => {
     });
   });
 
-  test('/metrics has everything that the issue asks for', async () => {
+  test('/metrics has everything that docs/operations.md names', async () => {
     const settings = { timestamp: { inFlightMax: 20, imprintsMax: 20 } };
     await withService({ settings }, async (service) => {
       const overload = await startLoad({ port: service.port, connections: 200, requestsMax: 2_000 });
