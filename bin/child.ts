@@ -78,7 +78,9 @@ const serveAlone = (config: Config, service: ChildService): Promise<OpsServer> =
   });
 
 const serve = async (config: Config, start: (config: Config) => Promise<ChildService>, stopping: Promise<string>): Promise<void> => {
-  const service = await start(config);
+  const service = await Promise.race([start(config), stopping.then(() => undefined)]);
+  // Told to stop while it started: it never served, so there is nothing to answer.
+  if (service === undefined) return;
   const alone = process.connected ? undefined : await serveAlone(config, service);
   process.on('message', (message) => {
     if (isAsk(message)) void answer(service, message);

@@ -41,8 +41,14 @@ export const openKeySession = (options: KeySessionOptions): KeySession => {
   const signInput = createSignInput(scheme, digest);
   const output = Buffer.alloc(signatureOctetsMax);
 
-  const open = (): { session: Buffer; key: Buffer } => {
-    const session = module.C_OpenSession(slot, pkcs11js.CKF_SERIAL_SESSION);
+  const closeSession = (session: Buffer): void => {
+    try {
+      module.C_CloseSession(session);
+    } catch {
+      // The session is gone already: that is why it is being replaced, or the token is away.
+    }
+  };
+  const findKey = (session: Buffer): Buffer => {
     module.C_FindObjectsInit(session, [
       { type: pkcs11js.CKA_CLASS, value: pkcs11js.CKO_PRIVATE_KEY },
       { type: pkcs11js.CKA_LABEL, value: options.keyLabel },
@@ -51,7 +57,16 @@ export const openKeySession = (options: KeySessionOptions): KeySession => {
     module.C_FindObjectsFinal(session);
     if (key === undefined) throw new SigilloError('HSM_KEY_MISSING', `label ${options.keyLabel}`);
     if (second !== undefined) throw new SigilloError('HSM_KEY_MISMATCH', `two private keys have the label ${options.keyLabel}`);
-    return { session, key };
+    return key;
+  };
+  const open = (): { session: Buffer; key: Buffer } => {
+    const session = module.C_OpenSession(slot, pkcs11js.CKF_SERIAL_SESSION);
+    try {
+      return { session, key: findKey(session) };
+    } catch (error) {
+      closeSession(session);
+      throw error;
+    }
   };
   let current = open();
 
@@ -59,14 +74,6 @@ export const openKeySession = (options: KeySessionOptions): KeySession => {
     module.C_SignInit(current.session, mechanism, current.key);
     return module.C_Sign(current.session, signInput(hash), output);
   };
-  const closeSession = (): void => {
-    try {
-      module.C_CloseSession(current.session);
-    } catch {
-      // The session is gone already: that is why it is being replaced, or the token is away.
-    }
-  };
-
   return {
     purpose: options.purpose,
     sign(hash) {
@@ -75,14 +82,14 @@ export const openKeySession = (options: KeySessionOptions): KeySession => {
         raw = signOnce(hash);
       } catch (error) {
         if (classifyPkcs11Error(error) !== 'session') throw error;
-        closeSession();
+        closeSession(current.session);
         current = open();
         raw = signOnce(hash);
       }
       return signatureValue(scheme, raw);
     },
     close() {
-      closeSession();
+      closeSession(current.session);
     },
   };
 };

@@ -40,14 +40,19 @@ const clockCheckMs = 1_000;
  * and that one does not serve before its key has proved itself.
  */
 const tokenPatienceMs = 2_000;
+const sayAgainMs = 10_000;
 
 /** Watches whether the token does its work. */
 class TokenWatch {
   readonly failed: Promise<Error>;
   #timer: NodeJS.Timeout | undefined;
   #giveUp: (error: Error) => void = () => undefined;
+  readonly #log: Logger;
+  #said: string | undefined;
+  #saidAtMs = 0;
 
-  constructor() {
+  constructor(log: Logger) {
+    this.#log = log;
     this.failed = new Promise((resolve) => {
       this.#giveUp = resolve;
     });
@@ -58,16 +63,27 @@ class TokenWatch {
   }
 
   note({ outcomes, failure }: StampTaskResult): void {
+    if (failure !== undefined) this.#say(failure);
     if (outcomes.granted > 0) {
-      clearTimeout(this.#timer);
-      this.#timer = undefined;
-    } else if (failure !== undefined) {
+      if (this.failing) this.#log.info('stamps are signed again');
+      this.close();
+    } else if (failure?.code.startsWith('HSM_') === true) {
       this.#timer ??= setTimeout(() => this.#giveUp(new SigilloError('HSM_DEVICE', failure.message)), tokenPatienceMs);
     }
   }
 
+  /** A token that is away fails hundreds of batches a second: one line says as much as all of them. */
+  #say(failure: NonNullable<StampTaskResult['failure']>): void {
+    const now = monotonicMs();
+    if (failure.code === this.#said && now - this.#saidAtMs < sayAgainMs) return;
+    this.#said = failure.code;
+    this.#saidAtMs = now;
+    this.#log.error(failure, 'stamps fail in the signer; their clients get systemFailure');
+  }
+
   close(): void {
     clearTimeout(this.#timer);
+    this.#timer = undefined;
   }
 }
 
@@ -137,7 +153,7 @@ const startPool = async (data: StampWorkerData, threads: number): Promise<Piscin
 
 /** What the pool makes of one lane entry, counted. */
 const createWork =
-  (pool: Piscina<StampTask | undefined, StampTaskResult>, tsu: Tsu, watch: TokenWatch, metrics: SignerMetrics, log: Logger) =>
+  (pool: Piscina<StampTask | undefined, StampTaskResult>, tsu: Tsu, watch: TokenWatch, metrics: SignerMetrics) =>
   async (entry: LaneEntry): Promise<LaneAnswerBatch> => {
     const handed = monotonicMs();
     metrics.stage('queue', Math.max(0, handed - entry.enteredAtMs) / 1_000);
@@ -153,7 +169,6 @@ const createWork =
     watch.note(result);
     metrics.batch(requests);
     metrics.signatures(tsu.tokenLabel, result.outcomes.granted, result.signMs / 1_000);
-    if (result.failure !== undefined) log.error(result.failure, 'a stamp failed in the token; its client got systemFailure');
     const { block } = result;
     return { block: Buffer.from(block.buffer, block.byteOffset, block.byteLength), stamps: result.stamps };
   };
@@ -194,7 +209,7 @@ export const startSigner = async (config: Config, log: Logger): Promise<SignerSe
     },
     threads,
   );
-  const watch = new TokenWatch();
+  const watch = new TokenWatch(log);
   let responder: LaneResponder | undefined;
   const metrics = createSignerMetrics({
     slot: slot.label,
@@ -211,7 +226,7 @@ export const startSigner = async (config: Config, log: Logger): Promise<SignerSe
     deadAfterMs: config.signer.deadAfterMs,
     deadlineMs: config.timestamp.deadlineMs,
     journalBlocksMax: config.journal.blocksMax,
-    work: createWork(pool, tsu, watch, metrics, log),
+    work: createWork(pool, tsu, watch, metrics),
     on: {
       claimed(entries) {
         metrics.claimed(entries);
