@@ -152,7 +152,7 @@ const timestampSchema = z.strictObject({
   inFlightMax: z.int().min(1).max(100_000).default(4_096),
   /** Stream entries of one gateway without a reply, beyond which new requests wait and form a larger batch. */
   entriesOutstandingMax: z.int().min(1).max(64).default(4),
-  /** Requests in one stream entry, which one worker signs in one go; unset: as many as the algorithm signs in about 5 ms (gateway/batch-size.ts). */
+  /** Requests in one stream entry, which one worker signs in one go; unset: as many as the algorithm signs in a few milliseconds (gateway/batch-size.ts). */
   batchMax: z.int().min(1).max(256).optional(),
   /** Imprints in one POST /v1/timestamps. */
   imprintsMax: z.int().min(1).max(10_000).default(1_000),
