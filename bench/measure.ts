@@ -16,7 +16,8 @@ import { median } from './statistics.ts';
 export const bulkStamps = 100;
 /** 8 x 100 stamps in flight: as many as keep every worker busy, a fifth of what the service takes by default. */
 export const bulkConnections = 8;
-const fixedRateConnections = 64;
+/** As many as the largest closed loop, so that requests do not wait in the generator. */
+const fixedRateConnections = 256;
 /** Signatures of one algorithm differ in length by a few octets; a refusal is a tenth of a token. */
 const answerShareMin = 0.9;
 const warmUpPerSecond = 2_000;

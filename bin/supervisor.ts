@@ -35,8 +35,8 @@ import { describeExit, SupervisedProcess, terminate, untilReadyMessage } from '.
  * little but large blocks outside the heap, which only a collection sets free: small and often is better for it.
  */
 const memoryOptions: Readonly<Record<string, readonly string[]>> = {
-  gateway: ['--max-semi-space-size=8'],
-  signer: ['--max-semi-space-size=2'],
+  gateway: ['--max-semi-space-size=8', '--single-threaded-gc'],
+  signer: ['--max-semi-space-size=4', '--single-threaded-gc'],
 };
 
 /** The programs that are run; tests put their own in place. */

@@ -140,13 +140,18 @@ export const createTimestampsApp = (stamping: Stamping, imprintsMax: number): Ho
       return jsonError(context, 'OVERLOADED', undefined, retryAfter);
     }
     const reqPolicy = policy === undefined ? undefined : oid(policy);
+    const started = performance.now();
     const answers = await Promise.all(
       hashes.map((imprint): StampResult | Promise<StampResult> => {
         const item = itemOf(imprint, reqPolicy, certReq);
         return item.kind === 'request' ? stamping.stamp(item.request, client) : item;
       }),
     );
-    for (const answer of answers) metrics.request(outcomeOf(answer));
+    const seconds = (performance.now() - started) / 1_000;
+    for (const answer of answers) {
+      metrics.request(outcomeOf(answer));
+      metrics.latency(seconds);
+    }
     const failures = answers.flatMap((answer) => (answer.kind === 'failed' ? [failureCodes[answer.reason]] : []));
     if (failures.length === answers.length) return jsonError(context, failures[0] as ErrorCode, undefined, retryAfter);
     return context.json({ timestamps: answers.map(resultOf) });

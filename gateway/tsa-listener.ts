@@ -66,10 +66,13 @@ export const createTsaListener = (
       sendResult(response, parsed);
       return;
     }
+    const started = performance.now();
     stamping.stamp(parsed.request, client).then(
       (result) => {
-        metrics.request(response.destroyed ? 'disconnected' : outcomeOf(result));
+        const outcome = response.destroyed ? 'disconnected' : outcomeOf(result);
         sendResult(response, result);
+        metrics.request(outcome);
+        metrics.latency((performance.now() - started) / 1_000);
       },
       () => {
         metrics.request('other');

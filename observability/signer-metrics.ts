@@ -1,5 +1,6 @@
 /** What a signer counts. Labels come from closed sets. */
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client';
+import { type StampOutcome, stampOutcomes } from '../queue/answer-block.ts';
 import { batchBuckets, latencyBuckets } from './latency-buckets.ts';
 
 /** Stages of a stamp inside the signer. */
@@ -10,9 +11,9 @@ export interface SignerMetrics {
   /** One batch passed a stage in so many seconds. */
   stage(stage: SignerStage, seconds: number): void;
   batch(requests: number): void;
-  outcome(outcome: string, count: number): void;
-  /** Signatures made in a slot, and the seconds they spent inside the PKCS#11 module. */
-  signatures(slot: string, count: number, seconds: number): void;
+  outcome(outcome: StampOutcome, count: number): void;
+  /** Signatures made in the slot, and the seconds they spent inside the PKCS#11 module. */
+  signatures(count: number, seconds: number): void;
   claimed(entries: number): void;
   failed(stage: string): void;
 }
@@ -82,14 +83,27 @@ export const createSignerMetrics = (gauges: SignerGauges): SignerMetrics => {
       this.set({ slot: gauges.slot, state: 'idle' }, gauges.sessionsOpen - busy);
     },
   });
+  // Bound children: looking labels up eight times for every entry took 10 microseconds of a lone stamp.
+  const byStage = {
+    queue: stages.labels({ stage: 'queue' }),
+    sign: stages.labels({ stage: 'sign' }),
+    reply: stages.labels({ stage: 'reply' }),
+  };
+  const byOutcome = Object.fromEntries(stampOutcomes.map((outcome) => [outcome, outcomes.labels({ outcome })])) as Record<
+    StampOutcome,
+    { inc(count: number): void }
+  >;
+  const batchesHere = batches.labels({ lane: 'timestamp' });
+  const signaturesHere = signatures.labels({ slot: gauges.slot });
+  const secondsHere = seconds.labels({ slot: gauges.slot });
   return {
     registry,
-    stage: (stage, value) => stages.observe({ stage }, value),
-    batch: (requests) => batches.observe({ lane: 'timestamp' }, requests),
-    outcome: (outcome, count) => outcomes.inc({ outcome }, count),
-    signatures: (slot, count, value) => {
-      signatures.inc({ slot }, count);
-      seconds.inc({ slot }, value);
+    stage: (stage, value) => byStage[stage].observe(value),
+    batch: (requests) => batchesHere.observe(requests),
+    outcome: (outcome, count) => byOutcome[outcome].inc(count),
+    signatures: (count, value) => {
+      signaturesHere.inc(count);
+      secondsHere.inc(value);
     },
     claimed: (entries) => claimed.inc({ lane: 'timestamp' }, entries),
     failed: (stage) => failures.inc({ stage }),

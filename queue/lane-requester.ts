@@ -5,7 +5,7 @@
  * goes out at once; otherwise it waits for the next reply and grows. Every request is answered exactly once: with the
  * signer's answer, with `expired` at its deadline, or with `unavailable` when Redis did not take it.
  */
-import { setTimeout as delay } from 'node:timers/promises';
+import { setTimeout as delay, setImmediate as turn } from 'node:timers/promises';
 import { type AnswerBlock, decodeAnswerBlock, type StampOutcome } from './answer-block.ts';
 import { type LaneKeys, type LaneName, laneKeys } from './keys.ts';
 import { blockMs, type RedisClient } from './redis.ts';
@@ -168,7 +168,12 @@ export class LaneRequester {
   #flush(): void {
     this.#flushScheduled = false;
     const { entriesOutstandingMax, batchMax } = this.#options;
-    while (this.#entries.size < entriesOutstandingMax && this.#waiting.length > 0) {
+    while (
+      this.#entries.size < entriesOutstandingMax &&
+      (this.#entries.size < 1
+        ? this.#waiting.length > 0
+        : this.#waiting.length >= 16)
+    ) {
       const slots = this.#waiting.slice(0, batchMax).filter((slot) => !slot.settled);
       this.#waiting = this.#waiting.slice(batchMax);
       if (slots.length > 0) this.#send(slots);
@@ -234,6 +239,8 @@ export class LaneRequester {
         );
         failures = 0;
         this.#deliverAll((streams?.[0] as [Buffer, ReplyEntry[]] | undefined)?.[1] ?? []);
+        // The answers go out to their clients first: they are written by promises that come after this one.
+        await turn();
       } catch (error) {
         if (this.#closed) return;
         failures += 1;

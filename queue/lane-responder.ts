@@ -6,7 +6,7 @@
  */
 import { createHash } from 'node:crypto';
 import { readFileSync } from 'node:fs';
-import { setTimeout as delay } from 'node:timers/promises';
+import { setTimeout as delay, setImmediate as turn } from 'node:timers/promises';
 import { type LaneKeys, type LaneName, laneKeys, signerGroup } from './keys.ts';
 import { blockMs, type RedisClient } from './redis.ts';
 import { createRedisClock, monotonicMs, type RedisClock } from './redis-clock.ts';
@@ -137,6 +137,8 @@ export class LaneResponder {
         // Nothing came, or nothing in time: ioredis answers null for a server that stood still, and drops what it sends later.
         if (streams === null) missedFrom = oldest;
         for (const entry of streams?.[0]?.[1] ?? []) this.#start(entry);
+        // What was answered at once goes out first: its write comes by promises that come after this one.
+        await turn();
       } catch (error) {
         this.#reading = false;
         missedFrom = oldest;

@@ -56,6 +56,9 @@ export const encodeStampRequests = (requests: readonly StampRequest[], ttlMs: (i
   return out;
 };
 
+/** Requests in a batch, without reading them; 0 for what is too short to say. */
+export const countStampRequests = (bytes: Buffer): number => (bytes.length < headerOctets ? 0 : bytes.readUInt16BE(1));
+
 /** A request as the signer sees it: views into the batch, and the time it has left. */
 export interface ReceivedStampRequest extends StampRequest {
   readonly policy: Buffer;

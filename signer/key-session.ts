@@ -28,6 +28,11 @@ export interface KeySession {
   readonly purpose: KeyPurpose;
   /** Signs a hash. @returns the signature as X.509 and CMS carry it; valid until the next call */
   sign(hash: Buffer): Uint8Array;
+  /**
+   * Does the first half of the next signature (C_SignInit) ahead of its time, when nobody waits: with SoftHSM and P-256 it
+   * is 27 of 43 microseconds. What fails here is left for `sign` to find.
+   */
+  prepare(): void;
   close(): void;
 }
 
@@ -70,8 +75,15 @@ export const openKeySession = (options: KeySessionOptions): KeySession => {
   };
   let current = open();
 
-  const signOnce = (hash: Buffer): Buffer => {
+  /** True while the session is between C_SignInit and C_Sign. Nothing else uses it, so no other operation can come between. */
+  let initialised = false;
+  const initialise = (): void => {
     module.C_SignInit(current.session, mechanism, current.key);
+    initialised = true;
+  };
+  const signOnce = (hash: Buffer): Buffer => {
+    if (!initialised) initialise();
+    initialised = false; // C_Sign ends the operation, also when it fails
     return module.C_Sign(current.session, signInput(hash), output);
   };
   return {
@@ -87,6 +99,14 @@ export const openKeySession = (options: KeySessionOptions): KeySession => {
         raw = signOnce(hash);
       }
       return signatureValue(scheme, raw);
+    },
+    prepare() {
+      if (initialised) return;
+      try {
+        initialise();
+      } catch {
+        // The token is away or the session is gone: the next signature meets the same error, and deals with it.
+      }
     },
     close() {
       closeSession(current.session);

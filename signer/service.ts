@@ -4,13 +4,13 @@
  */
 import { randomBytes, X509Certificate } from 'node:crypto';
 import { availableParallelism, hostname } from 'node:os';
-import { Piscina } from 'piscina';
 import { SigilloError } from '../config/errors.ts';
 import type { Config } from '../config/schema.ts';
 import { logConnection } from '../observability/connection-log.ts';
 import type { Logger } from '../observability/log.ts';
 import type { HealthItem } from '../observability/ops-app.ts';
 import { createSignerMetrics, type SignerMetrics } from '../observability/signer-metrics.ts';
+import { stampOutcomes } from '../queue/answer-block.ts';
 import { laneKeys } from '../queue/keys.ts';
 import { type LaneAnswerBatch, type LaneEntry, LaneResponder } from '../queue/lane-responder.ts';
 import { connectRedis, type RedisClient, redisHealth, whenReady } from '../queue/redis.ts';
@@ -18,7 +18,8 @@ import { monotonicMs } from '../queue/redis-clock.ts';
 import { type ClockReading, createClockMemory, createGuardedClock } from './clock.ts';
 import { configuredTsu, knownChains } from './configured-tsu.ts';
 import { type HsmModule, openModule, resolveHsm, slotForPurpose } from './pkcs11-module.ts';
-import type { StampTask, StampTaskResult, StampWorkerData, Tsu } from './stamp-task.ts';
+import type { StampTaskResult, Tsu } from './stamp-task.ts';
+import { StampingPool } from './stamping-pool.ts';
 import { findKey, selfTest } from './token-keys.ts';
 
 export interface SignerService {
@@ -134,44 +135,30 @@ const describeClock = (reading: ClockReading): HealthItem => ({
   detail: reading.kind === 'time' ? 'system clock, not verified against any source' : `stamping stopped: ${reading.reason}`,
 });
 
-/** Makes the worker pool; resolves when its threads have proved their key. */
-const startPool = async (data: StampWorkerData, threads: number): Promise<Piscina<StampTask | undefined, StampTaskResult>> => {
-  const pool = new Piscina<StampTask | undefined, StampTaskResult>({
-    filename: new URL('./stamp-worker.ts', import.meta.url).href,
-    minThreads: threads,
-    maxThreads: threads,
-    concurrentTasksPerWorker: 1,
-    idleTimeout: Number.POSITIVE_INFINITY,
-    recordTiming: false,
-    // A batch leaves little behind; the default of 48 MB in each thread would only be filled with garbage.
-    resourceLimits: { maxYoungGenerationSizeMb: 4 },
-    workerData: data,
-  });
-  await Promise.all(Array.from({ length: threads }, () => pool.run(undefined)));
-  return pool;
-};
-
-/** What the pool makes of one lane entry, counted. */
-const createWork =
-  (pool: Piscina<StampTask | undefined, StampTaskResult>, tsu: Tsu, watch: TokenWatch, metrics: SignerMetrics) =>
-  async (entry: LaneEntry): Promise<LaneAnswerBatch> => {
-    const handed = monotonicMs();
-    metrics.stage('queue', Math.max(0, handed - entry.enteredAtMs) / 1_000);
-    // A view of the socket's chunk: transferring that would take other replies with it.
-    const payload = new Uint8Array(entry.payload);
-    const result = await pool.run({ payload, enteredAtMs: entry.enteredAtMs }, { transferList: [payload.buffer] });
-    metrics.stage('sign', (monotonicMs() - handed) / 1_000);
+/** What the pool makes of one lane entry, counted once its answer is on its way. */
+const createWork = (pool: StampingPool, watch: TokenWatch, metrics: SignerMetrics) => {
+  const count = (result: StampTaskResult, queuedMs: number, workedMs: number): void => {
+    const { outcomes, signMs } = result;
+    metrics.stage('queue', Math.max(0, queuedMs) / 1_000);
+    metrics.stage('sign', workedMs / 1_000);
     let requests = 0;
-    for (const [outcome, count] of Object.entries(result.outcomes)) {
-      requests += count;
-      if (count > 0) metrics.outcome(outcome, count);
+    for (const outcome of stampOutcomes) {
+      requests += outcomes[outcome];
+      if (outcomes[outcome] > 0) metrics.outcome(outcome, outcomes[outcome]);
     }
-    watch.note(result);
     metrics.batch(requests);
-    metrics.signatures(tsu.tokenLabel, result.outcomes.granted, result.signMs / 1_000);
+    metrics.signatures(outcomes.granted, signMs / 1_000);
+    watch.note(result);
+  };
+  return async (entry: LaneEntry): Promise<LaneAnswerBatch> => {
+    const handed = monotonicMs();
+    const result = await pool.stamp(entry.payload, entry.enteredAtMs);
+    const workedMs = monotonicMs() - handed;
+    setImmediate(() => count(result, handed - entry.enteredAtMs, workedMs));
     const { block } = result;
     return { block: Buffer.from(block.buffer, block.byteOffset, block.byteLength), stamps: result.stamps };
   };
+};
 
 /** Starts a signer. @throws HSM_*, CERTIFICATE_INVALID, SETUP_INCOMPLETE, REDIS_UNAVAILABLE */
 export const startSigner = async (config: Config, log: Logger): Promise<SignerService> => {
@@ -197,7 +184,7 @@ export const startSigner = async (config: Config, log: Logger): Promise<SignerSe
 
   const threads = config.signer.workers ?? availableParallelism();
   const signerId = `${hostname()}-${process.pid}-${randomBytes(4).toString('hex')}`;
-  const pool = await startPool(
+  const pool = await StampingPool.start(
     {
       modulePath: hsm.modulePath,
       slot: module.findSlot(slot.label).handle,
@@ -213,9 +200,9 @@ export const startSigner = async (config: Config, log: Logger): Promise<SignerSe
   let responder: LaneResponder | undefined;
   const metrics = createSignerMetrics({
     slot: slot.label,
-    sessionsOpen: threads,
+    sessionsOpen: threads + 1,
     entriesBusy: () => responder?.busy ?? 0,
-    sessionsBusy: () => threads - pool.idleThreads,
+    sessionsBusy: () => pool.busyThreads,
   });
   responder = await LaneResponder.start({
     command,
@@ -226,7 +213,7 @@ export const startSigner = async (config: Config, log: Logger): Promise<SignerSe
     deadAfterMs: config.signer.deadAfterMs,
     deadlineMs: config.timestamp.deadlineMs,
     journalBlocksMax: config.journal.blocksMax,
-    work: createWork(pool, tsu, watch, metrics),
+    work: createWork(pool, watch, metrics),
     on: {
       claimed(entries) {
         metrics.claimed(entries);
@@ -248,7 +235,7 @@ export const startSigner = async (config: Config, log: Logger): Promise<SignerSe
     async health() {
       return [
         await redisHealth(command),
-        { name: `token ${slot.label}`, ok: !watch.failing, detail: `${threads} sessions, key ${tsu.keyLabel}` },
+        { name: `token ${slot.label}`, ok: !watch.failing, detail: `${threads + 1} sessions, key ${tsu.keyLabel}` },
         describeClock(reading),
       ];
     },
