@@ -15,7 +15,7 @@ import type { Logger } from '../observability/log.ts';
 import type { HealthItem } from '../observability/ops-app.ts';
 import { LaneRequester } from '../queue/lane-requester.ts';
 import { connectRedis, type RedisClient, redisHealth } from '../queue/redis.ts';
-import { batchSize } from './batch-size.ts';
+import { batchSizes } from './batch-size.ts';
 import { type ClientAccess, createClientAccess } from './client-access.ts';
 import { jsonError, textError } from './http-request.ts';
 import { createPublishedCertificates, readRoots } from './published-certificates.ts';
@@ -149,7 +149,7 @@ export const startGateway = async (config: Config, log: Logger): Promise<Gateway
     gatewayId: randomBytes(8).toString('hex'),
     inFlightMax: timestamp.inFlightMax,
     entriesOutstandingMax: timestamp.entriesOutstandingMax,
-    batchMax: batchSize(timestamp),
+    ...batchSizes(timestamp),
     deadlineMs: timestamp.deadlineMs,
     onBatch: metrics.batch,
     onReadError: (error) => log.warn({ err: error }, 'lane: replies cannot be read, trying on'),

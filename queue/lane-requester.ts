@@ -1,8 +1,8 @@
 /**
  * The gateway's end of a lane: collects requests into batches, sends them, and hands each answer to who asked.
  *
- * Batches form by themselves: whatever has arrived when fewer than `entriesOutstandingMax` entries are without a reply
- * goes out at once; otherwise it waits for the next reply and grows. Every request is answered exactly once: with the
+ * Batches form by themselves: on an idle lane whatever has arrived goes out at once. While entries are without a reply,
+ * another one goes out when `batchMin` requests wait, up to `entriesOutstandingMax` entries; the rest grows until a reply comes. Every request is answered exactly once: with the
  * signer's answer, with `expired` at its deadline, or with `unavailable` when Redis did not take it.
  */
 import { setTimeout as delay, setImmediate as turn } from 'node:timers/promises';
@@ -26,6 +26,8 @@ export interface LaneRequesterOptions {
   /** Requests in flight; one more is not taken. Bounds memory: about 1 KB each with its answer. */
   readonly inFlightMax: number;
   readonly entriesOutstandingMax: number;
+  /** Fewer requests than this wait while an earlier entry is without a reply, whose arrival sends them at the latest. */
+  readonly batchMin: number;
   readonly batchMax: number;
   readonly deadlineMs: number;
   readonly onBatch: (requests: number) => void;
@@ -168,16 +170,15 @@ export class LaneRequester {
   #flush(): void {
     this.#flushScheduled = false;
     const { entriesOutstandingMax, batchMax } = this.#options;
-    while (
-      this.#entries.size < entriesOutstandingMax &&
-      (this.#entries.size < 1
-        ? this.#waiting.length > 0
-        : this.#waiting.length >= 16)
-    ) {
+    while (this.#waiting.length > 0 && this.#entries.size < entriesOutstandingMax && this.#isWorthAnEntry()) {
       const slots = this.#waiting.slice(0, batchMax).filter((slot) => !slot.settled);
       this.#waiting = this.#waiting.slice(batchMax);
       if (slots.length > 0) this.#send(slots);
     }
+  }
+
+  #isWorthAnEntry(): boolean {
+    return this.#entries.size === 0 || this.#waiting.length >= this.#options.batchMin;
   }
 
   #send(slots: readonly Slot[]): void {

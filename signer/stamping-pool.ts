@@ -12,7 +12,7 @@ import type { StampTask, StampTaskResult, StampWorkerData } from './stamp-task.t
 import { Stamper } from './stamper.ts';
 
 /** The reader waits for so long at most: less than a worker's wake-ups and one signature take. */
-const inlineMsMax = 0.25;
+export const inlineMsMax = 0.25;
 /** Weight of the newest batch in the running mean of C_Sign. */
 const newestWeight = 1 / 16;
 

@@ -1,6 +1,7 @@
 /** Both load generators against a server that grants, refuses or breaks as told. */
 import assert from 'node:assert/strict';
 import { createServer, type Server } from 'node:http';
+import { createServer as createTcpServer } from 'node:net';
 import { after, before, test } from 'node:test';
 import { runClosedLoop } from '../../bench/closed-loop.ts';
 import { runFixedRate } from '../../bench/fixed-rate.ts';
@@ -93,6 +94,28 @@ test('fixed rate: keeps the rate, and counts latencies', async () => {
   assert.ok(Math.abs(result.stampsPerSecond - 400) < 60, `${result.stampsPerSecond} a second`);
   assert.ok(result.latencyMs.p50 > 0 && result.latencyMs.p50 < 100);
 });
+
+for (const [what, answer, why] of [
+  ['no length', 'HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n', /Content-Length/],
+  ['too much', 'HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nab', /more than one answer/],
+  ['a cut answer', 'HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nab', /closed the connection/],
+  ['nothing', '', /closed the connection/],
+] as const) {
+  test(`fixed rate: ${what} is an error that is told, and nothing hangs`, async () => {
+    const broken = createTcpServer((socket) => {
+      socket.on('error', () => undefined);
+      socket.once('data', () => socket.end(answer));
+    });
+    await new Promise<void>((resolve) => broken.listen(0, '127.0.0.1', resolve));
+    const { port } = broken.address() as { port: number };
+    try {
+      const over = { origin: `http://127.0.0.1:${port}`, connections: 2 };
+      await assert.rejects(runFixedRate({ kind: 'fixed-rate', requestsPerSecond: 200, ...job('/granted', over) }), why);
+    } finally {
+      broken.close();
+    }
+  });
+}
 
 test('fixed rate: a server that stalls makes the requests behind it late, too', async () => {
   const stalling = createServer((_request, response) => {

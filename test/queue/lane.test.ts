@@ -60,6 +60,26 @@ describe('the timestamp lane', { skip: redisServerMissing() }, () => {
       );
     });
 
+    test('while an entry is without a reply, the next waits for company, at the latest until that reply', async () => {
+      const requester = await bench.requester({ batchMin: 4, batchMax: 8 });
+      const gate = createGate();
+      await bench.responder({ work: (entry) => gate.passed.then(() => grantAll(entry)) });
+      const all: Promise<{ answer: LaneAnswer }>[] = [];
+      const askOne = async (): Promise<void> => {
+        all.push(requester.ask(all.length));
+        await new Promise(setImmediate);
+      };
+      for (let i = 0; i < 4; i += 1) await askOne();
+      assert.deepEqual(requester.batches, [1], 'three are not worth an entry');
+      await askOne();
+      assert.deepEqual(requester.batches, [1, 4]);
+      await askOne();
+      assert.deepEqual(requester.batches, [1, 4], 'one waits');
+      gate.open();
+      assert.deepEqual(kindsOf(await Promise.all(all)), ['granted']);
+      assert.deepEqual(requester.batches, [1, 4, 1], 'and went with a reply');
+    });
+
     test('behind the bound of entries requests wait and form larger batches', async () => {
       const requester = await bench.requester({ entriesOutstandingMax: 2, batchMax: 8 });
       const gate = createGate();

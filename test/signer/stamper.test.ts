@@ -10,14 +10,13 @@ import { type AnswerBlock, decodeAnswerBlock } from '../../queue/answer-block.ts
 import { monotonicMs } from '../../queue/redis-clock.ts';
 import { encodeStampRequests, type StampRequest } from '../../queue/stamp-messages.ts';
 import { createClockMemory } from '../../signer/clock.ts';
-import { ensureEmbeddedTokens } from '../../signer/embedded-token.ts';
-import { type HsmModule, openModule, resolveHsm, slotForPurpose } from '../../signer/pkcs11-module.ts';
+import type { HsmModule } from '../../signer/pkcs11-module.ts';
 import type { StampTaskResult, StampWorkerData } from '../../signer/stamp-task.ts';
 import { Stamper } from '../../signer/stamper.ts';
-import { generateKeyPair } from '../../signer/token-keys.ts';
 import { isMalformed } from '../support/malformed.ts';
 import { testPolicy } from '../support/software-tsu.ts';
-import { configOf, temporaryFolder, withoutSofthsm } from '../support/token-home.ts';
+import { temporaryFolder, withoutSofthsm } from '../support/token-home.ts';
+import { createTokenTsu } from '../support/token-tsu.ts';
 import { messageImprint } from '../support/tsp-requests.ts';
 
 const spkiOf = (key: KeyObject): Uint8Array => key.export({ format: 'der', type: 'spki' });
@@ -37,45 +36,7 @@ describe('a stamper with a key in a token', { skip: withoutSofthsm }, () => {
   let module: HsmModule;
   let data: StampWorkerData;
   before(async () => {
-    const config = configOf(folder.path);
-    ensureEmbeddedTokens(config);
-    const hsm = resolveHsm(config);
-    module = openModule(hsm);
-    const slot = slotForPurpose(hsm, 'timestamp');
-    module.login(slot);
-    const session = module.openSession(slot.label, { readWrite: true });
-    const scheme = keyScheme('ec-p256');
-    const { spki } = generateKeyPair(session, { label: 'stamper-test', scheme });
-
-    const { publicKey, privateKey } = generateKeyPairSync('ec', { namedCurve: 'P-384' });
-    const signer: CertificateSigner = {
-      scheme: keyScheme('ec-p384'),
-      spki: spkiOf(publicKey),
-      sign: (tbs) => sign('sha384', tbs, privateKey),
-    };
-    const root = await issueCertificate({
-      kind: 'root-ca',
-      spki: signer.spki,
-      issuer: { signer, certificate: undefined },
-      now: new Date(),
-    });
-    const tsu = await issueCertificate({ kind: 'tsu', spki, issuer: { signer, certificate: root }, now: new Date() });
-    data = {
-      modulePath: hsm.modulePath,
-      slot: module.findSlot(slot.label).handle,
-      node: 'node-1',
-      tsu: {
-        id: tsu.fingerprint256.replaceAll(':', '').toLowerCase(),
-        tokenLabel: slot.label,
-        keyLabel: 'stamper-test',
-        scheme,
-        signatureDigest: 'sha256',
-        chain: [tsu.raw],
-      },
-      timestamp: { policies: [testPolicy], accuracyMicros: 1_000_000, tsaName: 'none', qualified: false },
-      time: config.time,
-      clockMemory: createClockMemory(),
-    };
+    ({ module, data } = await createTokenTsu(folder.path));
   });
   after(() => {
     module?.close();
@@ -153,6 +114,17 @@ describe('a stamper with a key in a token', { skip: withoutSofthsm }, () => {
       ],
     );
     assert.deepEqual([outcomes.expired, outcomes.granted, signMs, stamps.size], [2, 0, 0, 0]);
+  });
+
+  test('a stamp that was prepared is like any other, and preparing twice is preparing once', () => {
+    const stamper = new Stamper(data);
+    for (let i = 0; i < 3; i += 1) {
+      stamper.prepare();
+      if (i === 1) stamper.prepare();
+      const { decoded } = stampAll(stamper, [aRequest(1), aRequest(2)]);
+      assert.ok(decoded.answers.every(({ token }) => verifies(token)));
+    }
+    stamper.close();
   });
 
   test('an unknown policy is systemFailure, told once, and takes no other down', () => {

@@ -101,6 +101,7 @@ export class LaneBench {
       gatewayId: `gateway-${this.#count}-${process.hrtime.bigint()}`,
       inFlightMax: 1_000,
       entriesOutstandingMax: 4,
+      batchMin: 1,
       batchMax: 16,
       deadlineMs: 3_000,
       onBatch: (requests) => batches.push(requests),
