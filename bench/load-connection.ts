@@ -59,8 +59,11 @@ export class LoadConnection {
     this.#expected ??= this.#readHead();
     if (this.#expected === undefined || this.#received.length < this.#expected.end) return;
     const { status, bodyAt, end } = this.#expected;
+    if (this.#received.length > end) {
+      this.#break('more than one answer to a request');
+      return;
+    }
     const body = this.#received.subarray(bodyAt, end);
-    if (this.#received.length > end) this.#break('more than one answer to a request');
     this.#received = noBytes;
     this.#expected = undefined;
     this.#finish({ status, body });
