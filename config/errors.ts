@@ -141,6 +141,12 @@ export const errorCatalogue = {
     0,
     final,
   ),
+  JOURNAL_MALFORMED: entry(
+    'A journal entry is not what the format says.',
+    'When writing: a defect of Sigillo, report it. When reading: the entry was changed, or written by a newer release.',
+    0,
+    final,
+  ),
   SETUP_INCOMPLETE: entry('The home folder is not set up.', 'Run npm start once, or sigillo init.', 0, final),
   INTERNAL: entry('A defect of Sigillo.', 'Report it with the log lines around it.', 500, final),
 } as const satisfies Record<string, ErrorEntry>;

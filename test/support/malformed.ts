@@ -1,27 +1,29 @@
-/** What a reader of foreign bytes may throw: LANE_ENTRY_MALFORMED, and nothing else. */
+/** What a reader of foreign bytes may throw: its code for malformed bytes, and nothing else. */
 import assert from 'node:assert/strict';
 import fc from 'fast-check';
-import { SigilloError } from '../../config/errors.ts';
+import { type ErrorCode, SigilloError } from '../../config/errors.ts';
 
-export const isMalformed = (error: unknown): true => {
-  assert.ok(error instanceof SigilloError, String(error));
-  assert.equal(error.code, 'LANE_ENTRY_MALFORMED');
-  return true;
-};
+export const isMalformedAs =
+  (code: ErrorCode) =>
+  (error: unknown): true => {
+    assert.ok(error instanceof SigilloError, String(error));
+    assert.equal(error.code, code);
+    return true;
+  };
+export const isMalformed = isMalformedAs('LANE_ENTRY_MALFORMED');
 
 /** Truncates, extends and changes `right` bytes, and tries noise: each is read or refused. */
-export const checkHostileBytes = (right: Buffer, read: (bytes: Buffer) => unknown): void => {
+export const checkHostileBytes = (right: Buffer, read: (bytes: Buffer) => unknown, code: ErrorCode = 'LANE_ENTRY_MALFORMED'): void => {
+  const isRefusal = isMalformedAs(code);
   const attempt = (bytes: Buffer): void => {
     try {
       read(bytes);
     } catch (error) {
-      isMalformed(error);
+      isRefusal(error);
     }
   };
-  for (let length = 0; length < right.length; length += 1)
-    assert.throws(() => read(right.subarray(0, length)), isMalformed, String(length));
-  for (const tail of [[0], [1], [0xff, 0xff], [...right]])
-    assert.throws(() => read(Buffer.concat([right, Buffer.from(tail)])), isMalformed);
+  for (let length = 0; length < right.length; length += 1) assert.throws(() => read(right.subarray(0, length)), isRefusal, String(length));
+  for (const tail of [[0], [1], [0xff, 0xff], [...right]]) assert.throws(() => read(Buffer.concat([right, Buffer.from(tail)])), isRefusal);
   const changes = fc.array(fc.tuple(fc.nat(right.length - 1), fc.nat(255)), { minLength: 1, maxLength: 8 });
   const noise = fc.uint8Array({ maxLength: 200 });
   fc.assert(

@@ -1,0 +1,124 @@
+/**
+ * The catalogue of the journal: every kind of event, how long it is kept, and what its detail holds. A kind is never removed
+ * and never changes; what must change gets a new name.
+ */
+
+/** How long an event is kept is configured for each class. */
+export const retentionClasses = ['certificate', 'timestamp', 'mail', 'service'] as const;
+export type RetentionClass = (typeof retentionClasses)[number];
+
+/** In what capacity the actor acted. */
+export const eventRoles = ['client', 'operator', 'auditor', 'system'] as const;
+export type EventRole = (typeof eventRoles)[number];
+
+export const eventOutcomes = ['success', 'refused', 'failure'] as const;
+export type EventOutcome = (typeof eventOutcomes)[number];
+
+/** What is known about the clock that gave an event its time. */
+export const clockStates = ['trusted', 'unverified'] as const;
+export type ClockState = (typeof clockStates)[number];
+
+/** Types of detail fields; with a question mark the field may be absent. */
+export type FieldType = 'text' | 'octets' | 'unsigned' | 'boolean' | 'text?' | 'octets?' | 'unsigned?' | 'boolean?';
+
+interface KindEntry {
+  readonly retention: RetentionClass;
+  readonly detail: Readonly<Record<string, FieldType>>;
+}
+
+/** A key, wherever one is spoken of: where it is, what it is, and the SHA-256 of its SubjectPublicKeyInfo. */
+const keyDetail = { token: 'text', algorithm: 'text', spkiSha256: 'octets' } as const;
+const personDetail = { name: 'text' } as const;
+
+/** Kind by kind; the subject is what the comment says. The time register is what begins with `time.`. */
+export const eventCatalogue = {
+  /** Serial number, hex. The token is without certificates; with certReq the client got it with the chain of the TSU. */
+  'timestamp.issued': {
+    retention: 'timestamp',
+    detail: { tsu: 'octets', policy: 'octets', messageImprint: 'octets', certReq: 'boolean', token: 'octets' },
+  },
+  /** Empty: there is no serial number. */
+  'timestamp.refused': {
+    retention: 'service',
+    detail: { reason: 'text', policy: 'octets', messageImprint: 'octets' },
+  },
+
+  /** Label of the key. */
+  'key.generated': { retention: 'certificate', detail: keyDetail },
+  'key.activated': { retention: 'certificate', detail: keyDetail },
+  'key.retired': { retention: 'certificate', detail: keyDetail },
+  'key.destroyed': { retention: 'certificate', detail: keyDetail },
+  /** Serial number, hex. */
+  'certificate.issued': { retention: 'certificate', detail: { issuer: 'text', profile: 'text', certificate: 'octets' } },
+
+  /** Name of the clock's host. */
+  'time.state': { retention: 'timestamp', detail: { from: 'text', to: 'text', offsetMicros: 'unsigned?', reason: 'text?' } },
+  'time.anomaly': { retention: 'timestamp', detail: { reason: 'text', observed: 'text?' } },
+
+  /** Name of the process. */
+  'service.started': { retention: 'service', detail: { version: 'text', configSha256: 'octets' } },
+  'service.stopped': { retention: 'service', detail: { reason: 'text' } },
+  'service.logLevel': { retention: 'service', detail: { from: 'text', to: 'text' } },
+  'service.logStarted': { retention: 'service', detail: {} },
+  'service.logStopped': { retention: 'service', detail: { reason: 'text?' } },
+
+  /** Name of the client or operator concerned. */
+  'client.added': { retention: 'certificate', detail: personDetail },
+  'client.disabled': { retention: 'certificate', detail: personDetail },
+  'client.removed': { retention: 'certificate', detail: personDetail },
+  'operator.added': { retention: 'certificate', detail: { name: 'text', permissions: 'text' } },
+  'operator.removed': { retention: 'certificate', detail: personDetail },
+  'permission.changed': { retention: 'certificate', detail: { from: 'text', to: 'text' } },
+  /** The name that was claimed, or empty. */
+  'authentication.failed': { retention: 'certificate', detail: { reason: 'text', address: 'text?' } },
+
+  /** What was read: a range or a query. */
+  'journal.read': { retention: 'certificate', detail: { query: 'text', entries: 'unsigned' } },
+  /** Name of the partition; `lastHash` is the hash of the last event that went with it. */
+  'journal.expired': { retention: 'certificate', detail: { retention: 'text', first: 'unsigned', last: 'unsigned', lastHash: 'octets' } },
+} as const satisfies Readonly<Record<string, KindEntry>>;
+
+export type EventKind = keyof typeof eventCatalogue;
+
+type ValueOf<T extends FieldType> = T extends `${infer Base}?`
+  ? ValueOf<Base & FieldType> | undefined
+  : T extends 'text'
+    ? string
+    : T extends 'octets'
+      ? Uint8Array
+      : T extends 'unsigned'
+        ? number
+        : boolean;
+
+/** The detail of a kind, by field. */
+export type EventDetail<K extends EventKind> = {
+  readonly [F in keyof (typeof eventCatalogue)[K]['detail']]: (typeof eventCatalogue)[K]['detail'][F] extends FieldType
+    ? ValueOf<(typeof eventCatalogue)[K]['detail'][F]>
+    : never;
+};
+
+interface EventOf<K extends EventKind> {
+  readonly kind: K;
+  /** Microseconds since 1970-01-01T00:00:00Z, from the guarded clock. */
+  readonly unixMicros: number;
+  readonly clock: ClockState;
+  /** Host that made the event. */
+  readonly node: string;
+  readonly role: EventRole;
+  /** Client, operator or program. */
+  readonly actor: string;
+  readonly subject: string;
+  readonly outcome: EventOutcome;
+  readonly detail: EventDetail<K>;
+}
+
+/** An event as it happens: it has no place in the journal yet. */
+export type EventDraft = { readonly [K in EventKind]: EventOf<K> }[EventKind];
+
+/** An event in its place. */
+export type JournalEvent = EventDraft & {
+  /** From 0, without gap or repeat. */
+  readonly sequence: number;
+  /** Hash of the event before, 32 octets; zeros before the first. */
+  readonly previous: Uint8Array;
+};
