@@ -147,6 +147,18 @@ export const errorCatalogue = {
     0,
     final,
   ),
+  JOURNAL_SPOOL_FULL: entry(
+    'The journal has no room on disk.',
+    'Bring ClickHouse back, or give the disk or the bound of the spool more room; until then new work is refused.',
+    503,
+    again,
+  ),
+  JOURNAL_SPOOL_DAMAGED: entry(
+    'A spooled part of the journal is damaged or missing.',
+    'Stop the journal writer, keep the folder as it is, and restore the named file from a copy; check the disk.',
+    0,
+    final,
+  ),
   SETUP_INCOMPLETE: entry('The home folder is not set up.', 'Run npm start once, or sigillo init.', 0, final),
   INTERNAL: entry('A defect of Sigillo.', 'Report it with the log lines around it.', 500, final),
 } as const satisfies Record<string, ErrorEntry>;

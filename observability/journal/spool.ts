@@ -1,0 +1,196 @@
+/**
+ * The spool: sealed blocks of entries on disk, in order, while the store is away.
+ *
+ * Guarantees: what `append` has resolved for survives a crash of the machine (file and folder are synced); a block is there as a
+ * whole or not at all (written beside, then renamed); blocks follow each other without gap; the folder never holds more than its
+ * bound. A damaged block is told, never skipped.
+ *
+ * A block is a file named by its first sequence number and its count, `0000000000001234-500.block`. Version 1:
+ *
+ *     8 octets "SIGILLOJ", u32 version, u32 count, then for each entry u32 length and its canonical octets,
+ *     then 32 octets SHA-256 of all before
+ */
+import { hash as digestOf } from 'node:crypto';
+import { constants, mkdir, open, readdir, readFile, rename, rm, stat } from 'node:fs/promises';
+import { join } from 'node:path';
+import { SigilloError } from '../../config/errors.ts';
+import { eventOctetsMax, hashOctets } from './event-encoding.ts';
+
+export interface SpoolBlock {
+  /** Sequence number of the first entry. */
+  readonly first: number;
+  readonly count: number;
+  /** Size of the file. */
+  readonly octets: number;
+}
+
+const magic = Buffer.from('SIGILLOJ', 'latin1');
+const version = 1;
+const headerOctets = magic.length + 8;
+const nameDigits = 16;
+const namePattern = /^(\d{16})-([1-9]\d{0,9})\.block$/;
+const unfinishedSuffix = '.unfinished';
+
+const damaged = (what: string): SigilloError => new SigilloError('JOURNAL_SPOOL_DAMAGED', what);
+
+const encodeBlock = (entries: readonly Uint8Array[]): Buffer => {
+  const length = entries.reduce((sum, entry) => sum + 4 + entry.length, headerOctets) + hashOctets;
+  const out = Buffer.allocUnsafe(length);
+  let at = magic.copy(out);
+  at = out.writeUInt32BE(version, at);
+  at = out.writeUInt32BE(entries.length, at);
+  for (const entry of entries) {
+    at = out.writeUInt32BE(entry.length, at);
+    out.set(entry, at);
+    at += entry.length;
+  }
+  digestOf('sha256', out.subarray(0, at), 'buffer').copy(out, at);
+  return out;
+};
+
+const decodeBlock = (bytes: Buffer, count: number, name: string): Buffer[] => {
+  const end = bytes.length - hashOctets;
+  if (end < headerOctets || !bytes.subarray(0, magic.length).equals(magic)) throw damaged(`${name} is no block`);
+  if (!digestOf('sha256', bytes.subarray(0, end), 'buffer').equals(bytes.subarray(end))) throw damaged(`${name} is not what was written`);
+  if (bytes.readUInt32BE(magic.length) !== version) throw damaged(`${name} is of another version`);
+  if (bytes.readUInt32BE(magic.length + 4) !== count) throw damaged(`${name} does not hold ${count} entries`);
+  const entries: Buffer[] = [];
+  let at = headerOctets;
+  while (at + 4 <= end && entries.length < count) {
+    const length = bytes.readUInt32BE(at);
+    if (length > eventOctetsMax || at + 4 + length > end) break;
+    entries.push(bytes.subarray(at + 4, at + 4 + length));
+    at += 4 + length;
+  }
+  if (at !== end || entries.length !== count) throw damaged(`${name} does not hold ${count} entries`);
+  return entries;
+};
+
+/** Makes a rename or a removal in the folder last. */
+const syncFolder = async (folder: string): Promise<void> => {
+  const handle = await open(folder, constants.O_RDONLY | constants.O_DIRECTORY);
+  try {
+    await handle.sync();
+  } finally {
+    await handle.close();
+  }
+};
+
+const isDiskFull = (error: unknown): boolean => ['ENOSPC', 'EDQUOT'].includes((error as NodeJS.ErrnoException).code ?? '');
+
+export class Spool {
+  readonly #folder: string;
+  readonly #octetsMax: number;
+  readonly #blocks: SpoolBlock[];
+  #octets: number;
+
+  private constructor(folder: string, octetsMax: number, blocks: SpoolBlock[]) {
+    this.#folder = folder;
+    this.#octetsMax = octetsMax;
+    this.#blocks = blocks;
+    this.#octets = blocks.reduce((sum, { octets }) => sum + octets, 0);
+  }
+
+  /**
+   * Opens the folder, which is made when it is missing, and removes what a crash left unfinished: it was never promised.
+   * @param octetsMax bound of all blocks together
+   * @throws JOURNAL_SPOOL_DAMAGED when a block is missing between others, or a file is none of ours
+   */
+  static async open(folder: string, octetsMax: number): Promise<Spool> {
+    await mkdir(folder, { recursive: true, mode: 0o700 });
+    const names = await readdir(folder);
+    for (const name of names.filter((one) => one.endsWith(unfinishedSuffix))) await rm(join(folder, name));
+    const blocks: SpoolBlock[] = [];
+    for (const name of names.filter((one) => !one.endsWith(unfinishedSuffix)).toSorted()) {
+      const [, first, count] = namePattern.exec(name) ?? [];
+      if (first === undefined || count === undefined) throw damaged(`${join(folder, name)} does not belong there`);
+      const last = blocks.at(-1);
+      if (last !== undefined && last.first + last.count !== Number(first)) {
+        throw damaged(`between entry ${last.first + last.count} and ${Number(first)} in ${folder} there is a gap, or they overlap`);
+      }
+      blocks.push({ first: Number(first), count: Number(count), octets: (await stat(join(folder, name))).size });
+    }
+    return new Spool(folder, octetsMax, blocks);
+  }
+
+  /** The blocks, the oldest first. */
+  get blocks(): readonly SpoolBlock[] {
+    return this.#blocks;
+  }
+
+  /** Octets of all blocks. */
+  get octets(): number {
+    return this.#octets;
+  }
+
+  /** Sequence number that the next block must start with; undefined while the spool is empty. */
+  get next(): number | undefined {
+    const last = this.#blocks.at(-1);
+    return last === undefined ? undefined : last.first + last.count;
+  }
+
+  /**
+   * Adds a block behind the last; when it resolves, the block survives a crash.
+   * @param first sequence number of the first entry
+   * @throws JOURNAL_SPOOL_FULL when the bound or the disk has no room; nothing of the block is left then
+   */
+  async append(first: number, entries: readonly Uint8Array[]): Promise<SpoolBlock> {
+    if (entries.length === 0 || (this.next !== undefined && this.next !== first)) {
+      throw new SigilloError('INTERNAL', `a spool block of ${entries.length} entries from ${first}, behind ${this.next}`);
+    }
+    const bytes = encodeBlock(entries);
+    if (this.#octets + bytes.length > this.#octetsMax) {
+      throw new SigilloError('JOURNAL_SPOOL_FULL', `${this.#octets} of ${this.#octetsMax} octets in ${this.#folder}`);
+    }
+    const block: SpoolBlock = { first, count: entries.length, octets: bytes.length };
+    const path = this.#pathOf(block);
+    try {
+      await this.#write(path, bytes);
+    } catch (cause) {
+      await rm(`${path}${unfinishedSuffix}`, { force: true });
+      if (isDiskFull(cause)) throw new SigilloError('JOURNAL_SPOOL_FULL', `the disk of ${this.#folder}`, { cause });
+      throw cause;
+    }
+    this.#blocks.push(block);
+    this.#octets += block.octets;
+    return block;
+  }
+
+  /** The entries of a block, checked against what was written. @throws JOURNAL_SPOOL_DAMAGED */
+  async read(block: SpoolBlock): Promise<Buffer[]> {
+    const path = this.#pathOf(block);
+    let bytes: Buffer;
+    try {
+      bytes = await readFile(path);
+    } catch (cause) {
+      throw new SigilloError('JOURNAL_SPOOL_DAMAGED', `${path} cannot be read`, { cause });
+    }
+    return decodeBlock(bytes, block.count, path);
+  }
+
+  /** Removes the oldest block, once it is durable elsewhere. */
+  async removeOldest(): Promise<void> {
+    const [oldest] = this.#blocks;
+    if (oldest === undefined) return;
+    await rm(this.#pathOf(oldest), { force: true });
+    await syncFolder(this.#folder);
+    this.#blocks.shift();
+    this.#octets -= oldest.octets;
+  }
+
+  async #write(path: string, bytes: Buffer): Promise<void> {
+    const handle = await open(`${path}${unfinishedSuffix}`, 'w', 0o600);
+    try {
+      await handle.writeFile(bytes);
+      await handle.sync();
+    } finally {
+      await handle.close();
+    }
+    await rename(`${path}${unfinishedSuffix}`, path);
+    await syncFolder(this.#folder);
+  }
+
+  #pathOf({ first, count }: SpoolBlock): string {
+    return join(this.#folder, `${String(first).padStart(nameDigits, '0')}-${count}.block`);
+  }
+}
