@@ -147,6 +147,18 @@ export const errorCatalogue = {
     0,
     final,
   ),
+  JOURNAL_STORE_UNAVAILABLE: entry(
+    'The store of the journal does not do what it is asked.',
+    'Look at the message of ClickHouse behind it; nothing is lost meanwhile: sealed blocks wait on disk.',
+    503,
+    again,
+  ),
+  JOURNAL_SCHEMA: entry(
+    'The store of the journal has another schema than this release.',
+    'Run the release that made the store, or a newer one; a changed migration file means a damaged installation.',
+    0,
+    final,
+  ),
   JOURNAL_SPOOL_FULL: entry(
     'The journal has no room on disk.',
     'Bring ClickHouse back, or give the disk or the bound of the spool more room; until then new work is refused.',

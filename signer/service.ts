@@ -135,6 +135,19 @@ const describeClock = (reading: ClockReading): HealthItem => ({
   detail: reading.kind === 'time' ? 'system clock, not verified against any source' : `stamping stopped: ${reading.reason}`,
 });
 
+/** Looks at the clock that all threads share, and says when its state changes. */
+const watchClock = (time: Config['time'], log: Logger): { readonly memory: SharedArrayBuffer; health(): HealthItem; close(): void } => {
+  const memory = createClockMemory();
+  const clock = createGuardedClock(memory, { wallMs: Date.now, monotonicMs }, time);
+  let reading = clock.read();
+  const timer = setInterval(() => {
+    const before = reading;
+    reading = clock.read();
+    if (before.kind !== reading.kind) log.warn(describeClock(reading), 'clock: state changed');
+  }, clockCheckMs);
+  return { memory, health: () => describeClock(reading), close: () => clearInterval(timer) };
+};
+
 /** What the pool makes of one lane entry, counted once its answer is on its way. */
 const createWork = (pool: StampingPool, watch: TokenWatch, metrics: SignerMetrics) => {
   const count = (result: StampTaskResult, queuedMs: number, workedMs: number): void => {
@@ -173,15 +186,7 @@ export const startSigner = async (config: Config, log: Logger): Promise<SignerSe
   const blocking = await connect(config, 'signer-reader', 'blocking', log);
   await publishChains(command, config, log);
 
-  const clockMemory = createClockMemory();
-  const clock = createGuardedClock(clockMemory, { wallMs: Date.now, monotonicMs }, config.time);
-  let reading = clock.read();
-  const clockTimer = setInterval(() => {
-    const before = reading;
-    reading = clock.read();
-    if (before.kind !== reading.kind) log.warn(describeClock(reading), 'clock: state changed');
-  }, clockCheckMs);
-
+  const clock = watchClock(config.time, log);
   const threads = config.signer.workers ?? availableParallelism();
   const signerId = `${hostname()}-${process.pid}-${randomBytes(4).toString('hex')}`;
   const pool = await StampingPool.start(
@@ -192,7 +197,7 @@ export const startSigner = async (config: Config, log: Logger): Promise<SignerSe
       tsu,
       timestamp: config.timestamp,
       time: config.time,
-      clockMemory,
+      clockMemory: clock.memory,
     },
     threads,
   );
@@ -236,13 +241,13 @@ export const startSigner = async (config: Config, log: Logger): Promise<SignerSe
       return [
         await redisHealth(command),
         { name: `token ${slot.label}`, ok: !watch.failing, detail: `${threads + 1} sessions, key ${tsu.keyLabel}` },
-        describeClock(reading),
+        clock.health(),
       ];
     },
     async stop() {
       await lane.close();
       await pool.close();
-      clearInterval(clockTimer);
+      clock.close();
       watch.close();
       command.disconnect();
       blocking.disconnect();

@@ -1,7 +1,7 @@
 /** Events for tests: one of each kind. */
 import { type EventDraft, type EventKind, eventCatalogue, type FieldType } from '../../../observability/journal/events.ts';
 
-const valueOf = (type: FieldType, name: string): unknown => {
+const fieldValue = (type: FieldType, name: string): unknown => {
   if (type.startsWith('text')) return `text of ${name}`;
   if (type.startsWith('octets')) return Buffer.from(`octets of ${name}`);
   return type.startsWith('unsigned') ? 1_234_567 : true;
@@ -22,6 +22,6 @@ export const draftOf = (kind: EventKind, options: { optional: boolean }): EventD
     actor: 'signer',
     subject: 'größe',
     outcome: 'success',
-    detail: Object.fromEntries(present.map(([name, type]) => [name, valueOf(type, name)])),
+    detail: Object.fromEntries(present.map(([name, type]) => [name, fieldValue(type, name)])),
   } as unknown as EventDraft;
 };

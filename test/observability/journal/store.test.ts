@@ -1,0 +1,162 @@
+import assert from 'node:assert/strict';
+import { randomBytes } from 'node:crypto';
+import { after, before, describe, test } from 'node:test';
+import type { ClickHouseClient } from '@clickhouse/client';
+import { type ChainHead, emptyChain, followChain, headBehind, type SealedEvent, sealEvent } from '../../../observability/journal/chain.ts';
+import type { EventDraft } from '../../../observability/journal/events.ts';
+import { knownMigrations, migrate } from '../../../observability/journal/migrations.ts';
+import { embeddedClient, imprintTail, JournalStore } from '../../../observability/journal/store.ts';
+import { temporaryFolder } from '../../support/token-home.ts';
+import { allKinds, draftOf } from './fixtures.ts';
+
+const sealAll = (head: ChainHead, drafts: readonly EventDraft[]): SealedEvent[] => {
+  let at = head;
+  return drafts.map((draft) => {
+    const sealed = sealEvent(at, draft);
+    at = headBehind(sealed);
+    return sealed;
+  });
+};
+const stampWith = (messageImprint: Buffer): EventDraft => {
+  const draft = draftOf('timestamp.issued', { optional: true });
+  return { ...draft, detail: { ...draft.detail, messageImprint, token: randomBytes(600) } } as EventDraft;
+};
+
+describe('the store of the journal, embedded', () => {
+  const folder = temporaryFolder();
+  let client: ClickHouseClient;
+  let store: JournalStore;
+  before(async () => {
+    client = embeddedClient(folder.path);
+    store = await JournalStore.open(client);
+  });
+  after(async () => {
+    await store?.close();
+    folder.remove();
+  });
+
+  const rows = async <T>(query: string): Promise<T[]> => (await client.query({ query, format: 'JSONEachRow' })).json<T>();
+  const stored = async (from: number, to: number): Promise<Buffer[]> => {
+    const entries: Buffer[] = [];
+    for await (const octets of store.read(from, to)) entries.push(octets);
+    return entries;
+  };
+
+  test('is empty at first', async () => {
+    assert.deepEqual(await store.head(), emptyChain);
+    assert.deepEqual(await stored(0, 10), []);
+  });
+
+  test('every kind of event comes back bit for bit, and follows', async () => {
+    const sealed = sealAll(await store.head(), [
+      ...allKinds.map((kind) => draftOf(kind, { optional: true })),
+      ...allKinds.map((kind) => draftOf(kind, { optional: false })),
+    ]);
+    await store.insert(sealed);
+    let head = emptyChain;
+    for (const octets of await stored(0, sealed.length + 10)) {
+      const step = followChain(head, octets);
+      assert.ok(step.kind === 'follows', JSON.stringify(step));
+      head = headBehind(step.sealed);
+    }
+    assert.equal(head.size, sealed.length);
+    assert.deepEqual(await store.head(), head);
+    assert.deepEqual(
+      (await stored(3, 5)).map((octets) => octets.toString('hex')),
+      sealed.slice(3, 5).map(({ octets }) => octets.toString('hex')),
+    );
+  });
+
+  test('a block that is sent twice is stored once; another block behind the same entry is another', async () => {
+    const head = await store.head();
+    const block = sealAll(
+      head,
+      Array.from({ length: 300 }, () => stampWith(randomBytes(51))),
+    );
+    for (let i = 0; i < 3; i += 1) await store.insert(block);
+    assert.equal((await stored(head.size, head.size + 1_000)).length, 300);
+    assert.equal((await store.head()).size, head.size + 300);
+  });
+
+  test('pages do not show in what is read', async () => {
+    const head = await store.head();
+    const drafts = Array.from({ length: 11_000 }, () => draftOf('service.logStarted', { optional: true }));
+    const sealed = sealAll(head, drafts);
+    for (let i = 0; i < sealed.length; i += 4_000) await store.insert(sealed.slice(i, i + 4_000));
+    const read = await stored(head.size, head.size + sealed.length);
+    assert.deepEqual(
+      read.map((octets) => octets.toString('base64')),
+      sealed.map(({ octets }) => octets.toString('base64')),
+    );
+  });
+
+  test('the columns to search by say what the entry says', async () => {
+    const head = await store.head();
+    const imprint = Buffer.concat([Buffer.alloc(43), Buffer.from('fedcba9876543210', 'hex')]);
+    await store.insert(sealAll(head, [stampWith(imprint)]));
+    assert.equal(imprintTail(imprint), BigInt('0xfedcba9876543210').toString());
+    const query = `SELECT toString(sequence) AS sequence, kind, actor, subject, retention, toString(unixMicros) AS unixMicros
+      FROM journal_events WHERE imprintTail = ${imprintTail(imprint)}`;
+    assert.deepEqual(await rows(query), [
+      {
+        sequence: String(head.size),
+        kind: 'timestamp.issued',
+        actor: 'signer',
+        subject: 'größe',
+        retention: 'timestamp',
+        unixMicros: '1795000000123456',
+      },
+    ]);
+  });
+
+  test('partitions are by class and month', async () => {
+    const partitions = await rows<{ partition: string }>(
+      "SELECT DISTINCT partition FROM system.parts WHERE table = 'journal_events' AND active ORDER BY partition",
+    );
+    assert.deepEqual(
+      partitions.map(({ partition }) => partition),
+      ["('certificate',202611)", "('service',202611)", "('timestamp',202611)"],
+    );
+  });
+
+  describe('the schema', () => {
+    test('is applied once, and recorded', async () => {
+      await migrate(client);
+      const known = knownMigrations();
+      assert.deepEqual(
+        known.map(({ version }) => version),
+        known.map((_, i) => i + 1),
+        'numbered without gap',
+      );
+      assert.deepEqual(
+        await rows('SELECT version, name, sha256 FROM journal_migrations ORDER BY version'),
+        known.map(({ version, name, sha256 }) => ({ version, name, sha256 })),
+      );
+    });
+
+    test('a later one is applied behind it', async () => {
+      const second = {
+        version: 2,
+        name: '002-x.sql',
+        sha256: 'x',
+        statements: ['CREATE TABLE journal_x (a UInt8) ENGINE = MergeTree ORDER BY a'],
+      };
+      await migrate(client, [...knownMigrations(), second]);
+      await migrate(client, [...knownMigrations(), second]);
+      await assert.rejects(migrate(client), { code: 'JOURNAL_SCHEMA' }, 'the store of a newer release is refused');
+      await assert.rejects(JournalStore.open(client), { code: 'JOURNAL_SCHEMA' });
+      const changed = knownMigrations().map((migration) => ({ ...migration, sha256: 'changed' }));
+      await assert.rejects(migrate(client, [...changed, second]), { code: 'JOURNAL_SCHEMA' });
+    });
+  });
+
+  test('what the engine refuses is an error with its reason, and nothing of it is stored', async () => {
+    const { size } = await store.head();
+    await client.command({ query: 'RENAME TABLE journal_events TO journal_away' });
+    const block = sealAll(emptyChain, [stampWith(randomBytes(51))]);
+    await assert.rejects(store.insert(block), { code: 'JOURNAL_STORE_UNAVAILABLE', message: /journal_events/ });
+    await assert.rejects(store.head(), { code: 'JOURNAL_STORE_UNAVAILABLE' });
+    await client.command({ query: 'RENAME TABLE journal_away TO journal_events' });
+    assert.equal((await store.head()).size, size);
+  });
+});
