@@ -7,14 +7,21 @@
  *
  * A block is a file named by its first sequence number and its count, `0000000000001234-500.block`. Version 1:
  *
- *     8 octets "SIGILLOJ", u32 version, u32 count, then for each entry u32 length and its canonical octets,
- *     then 32 octets SHA-256 of all before
+ *     8 octets "SIGILLOJ", u32 version, u32 count, u32 length and the positions, then for each entry u32 length and its
+ *     canonical octets, then 32 octets SHA-256 of all before; positions are JSON, an object of strings
+ *
+ * Positions say how far each source was read when the block was sealed: who takes over after a crash knows from the last block
+ * which events are in the journal already. So the last block stays when it is durable elsewhere, until another one follows it.
  */
 import { hash as digestOf } from 'node:crypto';
 import { constants, mkdir, open, readdir, readFile, rename, rm, stat } from 'node:fs/promises';
 import { join } from 'node:path';
+import { z } from 'zod';
 import { SigilloError } from '../../config/errors.ts';
 import { eventOctetsMax, hashOctets } from './event-encoding.ts';
+
+/** The id of the last entry that was taken from each source, such as a stream in Redis. */
+export type SourcePositions = Readonly<Record<string, string>>;
 
 export interface SpoolBlock {
   /** Sequence number of the first entry. */
@@ -33,12 +40,15 @@ const unfinishedSuffix = '.unfinished';
 
 const damaged = (what: string): SigilloError => new SigilloError('JOURNAL_SPOOL_DAMAGED', what);
 
-const encodeBlock = (entries: readonly Uint8Array[]): Buffer => {
-  const length = entries.reduce((sum, entry) => sum + 4 + entry.length, headerOctets) + hashOctets;
+const encodeBlock = (entries: readonly Uint8Array[], positions: SourcePositions): Buffer => {
+  const text = Buffer.from(JSON.stringify(positions));
+  const length = entries.reduce((sum, entry) => sum + 4 + entry.length, headerOctets + 4 + text.length) + hashOctets;
   const out = Buffer.allocUnsafe(length);
   let at = magic.copy(out);
   at = out.writeUInt32BE(version, at);
   at = out.writeUInt32BE(entries.length, at);
+  at = out.writeUInt32BE(text.length, at);
+  at += text.copy(out, at);
   for (const entry of entries) {
     at = out.writeUInt32BE(entry.length, at);
     out.set(entry, at);
@@ -48,14 +58,19 @@ const encodeBlock = (entries: readonly Uint8Array[]): Buffer => {
   return out;
 };
 
-const decodeBlock = (bytes: Buffer, count: number, name: string): Buffer[] => {
+const positionsSchema = z.record(z.string(), z.string());
+
+const decodeBlock = (bytes: Buffer, count: number, name: string): { entries: Buffer[]; positions: SourcePositions } => {
   const end = bytes.length - hashOctets;
-  if (end < headerOctets || !bytes.subarray(0, magic.length).equals(magic)) throw damaged(`${name} is no block`);
+  if (end < headerOctets + 4 || !bytes.subarray(0, magic.length).equals(magic)) throw damaged(`${name} is no block`);
   if (!digestOf('sha256', bytes.subarray(0, end), 'buffer').equals(bytes.subarray(end))) throw damaged(`${name} is not what was written`);
   if (bytes.readUInt32BE(magic.length) !== version) throw damaged(`${name} is of another version`);
   if (bytes.readUInt32BE(magic.length + 4) !== count) throw damaged(`${name} does not hold ${count} entries`);
   const entries: Buffer[] = [];
-  let at = headerOctets;
+  const positionsAt = headerOctets + 4;
+  let at = positionsAt + bytes.readUInt32BE(headerOctets);
+  if (at > end) throw damaged(`${name} is not what was written`);
+  const positions = positionsSchema.parse(JSON.parse(bytes.toString('utf8', positionsAt, at)));
   while (at + 4 <= end && entries.length < count) {
     const length = bytes.readUInt32BE(at);
     if (length > eventOctetsMax || at + 4 + length > end) break;
@@ -63,7 +78,7 @@ const decodeBlock = (bytes: Buffer, count: number, name: string): Buffer[] => {
     at += 4 + length;
   }
   if (at !== end || entries.length !== count) throw damaged(`${name} does not hold ${count} entries`);
-  return entries;
+  return { entries, positions };
 };
 
 /** Makes a rename or a removal in the folder last. */
@@ -132,13 +147,14 @@ export class Spool {
   /**
    * Adds a block behind the last; when it resolves, the block survives a crash.
    * @param first sequence number of the first entry
+   * @param positions of all sources, also of those that have nothing in this block
    * @throws JOURNAL_SPOOL_FULL when the bound or the disk has no room; nothing of the block is left then
    */
-  async append(first: number, entries: readonly Uint8Array[]): Promise<SpoolBlock> {
+  async append(first: number, entries: readonly Uint8Array[], positions: SourcePositions): Promise<SpoolBlock> {
     if (entries.length === 0 || (this.next !== undefined && this.next !== first)) {
       throw new SigilloError('INTERNAL', `a spool block of ${entries.length} entries from ${first}, behind ${this.next}`);
     }
-    const bytes = encodeBlock(entries);
+    const bytes = encodeBlock(entries, positions);
     if (this.#octets + bytes.length > this.#octetsMax) {
       throw new SigilloError('JOURNAL_SPOOL_FULL', `${this.#octets} of ${this.#octetsMax} octets in ${this.#folder}`);
     }
@@ -156,8 +172,8 @@ export class Spool {
     return block;
   }
 
-  /** The entries of a block, checked against what was written. @throws JOURNAL_SPOOL_DAMAGED */
-  async read(block: SpoolBlock): Promise<Buffer[]> {
+  /** A block, checked against what was written. @throws JOURNAL_SPOOL_DAMAGED */
+  async read(block: SpoolBlock): Promise<{ entries: Buffer[]; positions: SourcePositions }> {
     const path = this.#pathOf(block);
     let bytes: Buffer;
     try {
@@ -168,10 +184,10 @@ export class Spool {
     return decodeBlock(bytes, block.count, path);
   }
 
-  /** Removes the oldest block, once it is durable elsewhere. */
+  /** Removes the oldest block, once it is durable elsewhere. The last one stays: it holds the positions. */
   async removeOldest(): Promise<void> {
-    const [oldest] = this.#blocks;
-    if (oldest === undefined) return;
+    const [oldest, next] = this.#blocks;
+    if (oldest === undefined || next === undefined) return;
     await rm(this.#pathOf(oldest), { force: true });
     await syncFolder(this.#folder);
     this.#blocks.shift();

@@ -10,6 +10,7 @@ import { temporaryFolder } from '../../support/token-home.ts';
 const octetsMax = 100_000;
 const entriesFrom = (first: number, count: number, octets = 100): Buffer[] =>
   Array.from({ length: count }, (_, i) => Buffer.alloc(octets, `entry ${first + i} `));
+const positions = { 'lane:{timestamp}:journal': '1795000000000-3', other: '' };
 const isDamaged = { code: 'JOURNAL_SPOOL_DAMAGED' };
 
 describe('the spool', () => {
@@ -25,9 +26,9 @@ describe('the spool', () => {
   const files = (): string[] => readdirSync(folder).toSorted();
   const filled = async (): Promise<Spool> => {
     const spool = await Spool.open(folder, octetsMax);
-    await spool.append(5, entriesFrom(5, 3));
-    await spool.append(8, entriesFrom(8, 1));
-    await spool.append(9, entriesFrom(9, 10, 0));
+    await spool.append(5, entriesFrom(5, 3), positions);
+    await spool.append(8, entriesFrom(8, 1), positions);
+    await spool.append(9, entriesFrom(9, 10, 0), positions);
     return spool;
   };
 
@@ -41,7 +42,7 @@ describe('the spool', () => {
     assert.deepEqual([again.octets, again.next], [first.octets, 19]);
     const [oldest] = again.blocks;
     assert.ok(oldest);
-    assert.deepEqual(await again.read(oldest), entriesFrom(5, 3));
+    assert.deepEqual(await again.read(oldest), { entries: entriesFrom(5, 3), positions });
     await again.removeOldest();
     assert.deepEqual(
       again.blocks.map(({ first: number }) => number),
@@ -49,29 +50,29 @@ describe('the spool', () => {
     );
     await again.removeOldest();
     await again.removeOldest();
+    assert.deepEqual([files(), again.next], [['0000000000000009-10.block'], 19], 'the last one stays');
+    await again.append(19, entriesFrom(19, 1), positions);
     await again.removeOldest();
-    assert.deepEqual([files(), again.octets, again.next], [[], 0, undefined]);
-    await again.append(1_000, entriesFrom(1_000, 1));
-    assert.equal(again.next, 1_001);
+    assert.deepEqual([files(), again.next], [['0000000000000019-1.block'], 20]);
   });
 
   test('a block that does not follow, or is empty, is a defect of the caller', async () => {
     const spool = await filled();
-    for (const first of [18, 20]) await assert.rejects(spool.append(first, entriesFrom(first, 1)), { code: 'INTERNAL' });
-    await assert.rejects(spool.append(19, []), { code: 'INTERNAL' });
+    for (const first of [18, 20]) await assert.rejects(spool.append(first, entriesFrom(first, 1), positions), { code: 'INTERNAL' });
+    await assert.rejects(spool.append(19, [], positions), { code: 'INTERNAL' });
     assert.equal(spool.next, 19);
   });
 
   test('the bound: exactly full, and one octet too much', async () => {
-    const around = 8 + 4 + 4 + 4 + 32;
+    const around = 8 + 4 + 4 + 4 + JSON.stringify(positions).length + 4 + 32;
     const spool = await Spool.open(folder, 2 * around + 300);
-    await spool.append(0, entriesFrom(0, 1, 100));
-    await assert.rejects(spool.append(1, entriesFrom(1, 1, 201)), { code: 'JOURNAL_SPOOL_FULL' });
+    await spool.append(0, entriesFrom(0, 1, 100), positions);
+    await assert.rejects(spool.append(1, entriesFrom(1, 1, 201), positions), { code: 'JOURNAL_SPOOL_FULL' });
     assert.deepEqual(files(), ['0000000000000000-1.block']);
-    await spool.append(1, entriesFrom(1, 1, 200));
-    await assert.rejects(spool.append(2, entriesFrom(2, 1, 0)), { code: 'JOURNAL_SPOOL_FULL' });
+    await spool.append(1, entriesFrom(1, 1, 200), positions);
+    await assert.rejects(spool.append(2, entriesFrom(2, 1, 0), positions), { code: 'JOURNAL_SPOOL_FULL' });
     await spool.removeOldest();
-    await spool.append(2, entriesFrom(2, 1, 0));
+    await spool.append(2, entriesFrom(2, 1, 100), positions);
   });
 
   test('what a crash left unfinished is removed: it was never promised', async () => {
@@ -104,7 +105,7 @@ describe('the spool', () => {
       writeFileSync(path, changed);
       await assert.rejects(spool.read(block), isDamaged, `octet ${at}`);
     }
-    for (const length of [0, 1, 15, 16, 47, right.length - 33, right.length - 1]) {
+    for (const length of [0, 1, 15, 16, 19, 20, 47, 51, 52, right.length - 33, right.length - 1]) {
       writeFileSync(path, right.subarray(0, length));
       await assert.rejects(spool.read(block), isDamaged, `${length} octets`);
     }
@@ -124,8 +125,8 @@ describe('the spool', () => {
 
   test('the longest entries', async () => {
     const spool = await Spool.open(folder, 10 * eventOctetsMax);
-    const block = await spool.append(0, entriesFrom(0, 2, eventOctetsMax));
-    assert.equal((await spool.read(block))[1]?.length, eventOctetsMax);
+    const block = await spool.append(0, entriesFrom(0, 2, eventOctetsMax), positions);
+    assert.equal((await spool.read(block)).entries[1]?.length, eventOctetsMax);
   });
 
   test('a full disk: told, nothing of the block is left, and it goes on when there is room', {
@@ -135,13 +136,14 @@ describe('the spool', () => {
     execFileSync('mount', ['-t', 'tmpfs', '-o', 'size=64k,mode=700', 'tmpfs', folder]);
     try {
       const spool = await Spool.open(folder, 10_000_000);
-      await spool.append(0, entriesFrom(0, 20, 1_000));
-      await assert.rejects(spool.append(20, entriesFrom(20, 50, 1_000)), { code: 'JOURNAL_SPOOL_FULL' });
+      await spool.append(0, entriesFrom(0, 20, 1_000), positions);
+      await assert.rejects(spool.append(20, entriesFrom(20, 50, 1_000), positions), { code: 'JOURNAL_SPOOL_FULL' });
       assert.deepEqual(files(), ['0000000000000000-20.block']);
       const again = await Spool.open(folder, 10_000_000);
       assert.deepEqual(again.blocks, spool.blocks);
+      await again.append(20, entriesFrom(20, 2, 1_000), positions);
       await again.removeOldest();
-      await again.append(20, entriesFrom(20, 50, 1_000));
+      await again.append(22, entriesFrom(22, 50, 1_000), positions);
     } finally {
       execFileSync('umount', [folder]);
     }
