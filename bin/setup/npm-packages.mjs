@@ -37,7 +37,7 @@ export const packagesAreInstalled = (root) => {
  */
 export const ensurePackages = (root) => {
   if (packagesAreInstalled(root)) return;
-  console.log('Installing the npm packages of package-lock.json (about 300 MB, once; a part of it is compiled) ...');
+  console.log('Installing the npm packages of package-lock.json (about 900 MB, once; a part of it is compiled) ...');
   rmSync(join(root, markerFile), { force: true });
   // The npm that runs us, when one does: another one may lie in PATH.
   const npm = process.env['npm_execpath'];
