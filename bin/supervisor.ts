@@ -34,13 +34,13 @@ import { describeExit, SupervisedProcess, terminate, untilReadyMessage } from '.
  * the default of 16, at no measurable cost in speed; with 4, what is in flight is promoted too early. A signer allocates
  * little but large blocks outside the heap, which only a collection sets free: small and often is better for it.
  *
- * One thread collects: V8's helper threads took both of two cores for 20 to 40 ms at each collection of the old generation,
- * and with them the p99 at half load was 20 ms instead of 13. Only the blocks outside the signer's heap are still freed by a
- * helper: without it they waited so long that it kept 228 MB resident instead of 184.
+ * V8's four helper threads took both of two cores for 20 to 40 ms at each collection of the old generation, and with them the
+ * p99 at half load was 20 ms. A gateway collects in one thread: 12 to 14 ms. A signer has one helper: 14 ms and 185 MB resident;
+ * in one thread, or without concurrent marking, it keeps 225 MB.
  */
 const memoryOptions: Readonly<Record<string, readonly string[]>> = {
   gateway: ['--max-semi-space-size=8', '--single-threaded-gc'],
-  signer: ['--max-semi-space-size=2', '--single-threaded-gc', '--concurrent-array-buffer-sweeping'],
+  signer: ['--max-semi-space-size=2', '--v8-pool-size=1'],
 };
 
 /** The programs that are run; tests put their own in place. */
