@@ -2,7 +2,8 @@
  * The gateway's end of a lane: collects requests into batches, sends them, and hands each answer to who asked.
  *
  * Batches form by themselves: on an idle lane whatever has arrived goes out at once. While entries are without a reply,
- * another one goes out when `batchMin` requests wait, up to `entriesOutstandingMax` entries; the rest grows until a reply comes. Every request is answered exactly once: with the
+ * another one goes out when `batchMin` requests wait, up to `entriesOutstandingMax` entries; the rest grows until a reply
+ * comes. Every request is answered exactly once: with the
  * signer's answer, with `expired` at its deadline, or with `unavailable` when Redis did not take it.
  */
 import { setTimeout as delay, setImmediate as turn } from 'node:timers/promises';

@@ -78,6 +78,7 @@ export class Stamper {
   #outcomes: Record<StampOutcome, number> = noOutcomes();
   #stamps = new Map<string, number>();
   #signMs = 0;
+  #preparedMs = 0;
   #failure: StampTaskResult['failure'];
 
   /** Opens the session and lets the key prove itself. @throws HSM_KEY_MISSING, HSM_SELFTEST_FAILED, PKCS#11 errors */
@@ -117,7 +118,10 @@ export class Stamper {
 
   /** Makes the next stamp faster, see KeySession; for a moment when nobody waits. */
   prepare(): void {
+    const started = performance.now();
     this.#session.prepare();
+    // Part of the next signature's cost: without it a prepared stamp looks three times as cheap as it is.
+    this.#preparedMs += performance.now() - started;
   }
 
   /** Closes the session; a thread that ends does not. */
@@ -161,7 +165,8 @@ export class Stamper {
     if (this.#session.purpose !== 'timestamp') throw new SigilloError('HSM_KEY_PURPOSE', this.#data.tsu.keyLabel);
     const started = performance.now();
     const signature = this.#session.sign(hash);
-    this.#signMs += performance.now() - started;
+    this.#signMs += performance.now() - started + this.#preparedMs;
+    this.#preparedMs = 0;
     return signature;
   }
 

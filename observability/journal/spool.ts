@@ -60,6 +60,14 @@ const encodeBlock = (entries: readonly Uint8Array[], positions: SourcePositions)
 
 const positionsSchema = z.record(z.string(), z.string());
 
+const readPositions = (text: string, name: string): SourcePositions => {
+  try {
+    return positionsSchema.parse(JSON.parse(text));
+  } catch (cause) {
+    throw new SigilloError('JOURNAL_SPOOL_DAMAGED', `${name} has positions that cannot be read`, { cause });
+  }
+};
+
 const decodeBlock = (bytes: Buffer, count: number, name: string): { entries: Buffer[]; positions: SourcePositions } => {
   const end = bytes.length - hashOctets;
   if (end < headerOctets + 4 || !bytes.subarray(0, magic.length).equals(magic)) throw damaged(`${name} is no block`);
@@ -70,7 +78,7 @@ const decodeBlock = (bytes: Buffer, count: number, name: string): { entries: Buf
   const positionsAt = headerOctets + 4;
   let at = positionsAt + bytes.readUInt32BE(headerOctets);
   if (at > end) throw damaged(`${name} is not what was written`);
-  const positions = positionsSchema.parse(JSON.parse(bytes.toString('utf8', positionsAt, at)));
+  const positions = readPositions(bytes.toString('utf8', positionsAt, at), name);
   while (at + 4 <= end && entries.length < count) {
     const length = bytes.readUInt32BE(at);
     if (length > eventOctetsMax || at + 4 + length > end) break;
@@ -163,7 +171,7 @@ export class Spool {
     try {
       await this.#write(path, bytes);
     } catch (cause) {
-      await rm(`${path}${unfinishedSuffix}`, { force: true });
+      for (const file of [`${path}${unfinishedSuffix}`, path]) await rm(file, { force: true });
       if (isDiskFull(cause)) throw new SigilloError('JOURNAL_SPOOL_FULL', `the disk of ${this.#folder}`, { cause });
       throw cause;
     }
