@@ -19,14 +19,27 @@ export interface HomePaths {
   readonly timestampCaCertificate: string;
   readonly redisFolder: string;
   readonly redisSocket: string;
+  /** Data of the embedded ClickHouse. */
+  readonly journalFolder: string;
+  readonly journalSpool: string;
+  /** Where the journal process lets others read its embedded ClickHouse. */
+  readonly journalSocket: string;
+  /** The newest checkpoint, beside the store: who shortens the one must know of the other. */
+  readonly journalCheckpoint: string;
+  /** Public key of the journal, PEM. */
+  readonly journalKey: string;
 }
 
 /** @param home absolute path of the home folder */
 export const homePaths = (home: string): HomePaths => {
   const redisFolder = join(home, 'redis');
-  const socket = join(redisFolder, 'redis.sock');
+  const journalFolder = join(home, 'journal');
   // A deep home folder would make a socket path the kernel refuses: use a short one that only depends on the home.
   const digest = createHash('sha256').update(home).digest('hex').slice(0, 16);
+  const socketPath = (folder: string, name: string): string => {
+    const path = join(folder, name);
+    return Buffer.byteLength(path) <= unixSocketPathBytesMax ? path : join(tmpdir(), `sigillo-${digest}`, name);
+  };
   const pkiFolder = join(home, 'pki');
   return {
     root: home,
@@ -38,6 +51,11 @@ export const homePaths = (home: string): HomePaths => {
     rootCertificate: join(pkiFolder, 'root-ca.pem'),
     timestampCaCertificate: join(pkiFolder, 'timestamp-ca.pem'),
     redisFolder,
-    redisSocket: Buffer.byteLength(socket) <= unixSocketPathBytesMax ? socket : join(tmpdir(), `sigillo-${digest}`, 'redis.sock'),
+    redisSocket: socketPath(redisFolder, 'redis.sock'),
+    journalFolder: join(journalFolder, 'clickhouse'),
+    journalSpool: join(journalFolder, 'spool'),
+    journalSocket: socketPath(journalFolder, 'journal.sock'),
+    journalCheckpoint: join(journalFolder, 'checkpoint.json'),
+    journalKey: join(pkiFolder, 'journal.pem'),
   };
 };

@@ -167,9 +167,71 @@ const timeSchema = z.strictObject({
   settleMs: z.int().min(100).max(3_600_000).default(10_000),
 });
 
+const months = z.int().min(1).max(1_200);
+
 const journalSchema = z.strictObject({
-  /** Blocks of events kept in Redis, one block for each answered batch. */
-  blocksMax: z.int().min(16).max(1_000_000).default(2_000),
+  /**
+   * What a granted answer means: `fsync`, its entry is on the disk of Redis; `everysec`, it is there within a second. The embedded
+   * Redis is started accordingly (appendfsync); of another one it is checked, and told when it does less.
+   */
+  durability: z.enum(['fsync', 'everysec']).default('fsync'),
+  /** Name of the journal in its checkpoints, for ever: a host name and path without scheme (C2SP tlog-checkpoint). */
+  origin: z
+    .string()
+    .regex(/^[!-*,-~]{1,200}$/, 'must be visible ASCII without "+"')
+    .default('sigillo.invalid/journal'),
+  /** ClickHouse server, http:// or https://, without a password in it; unset: the engine is embedded in the journal process. */
+  url: z
+    .string()
+    .regex(/^https?:\/\/[^/@]+(\/.*)?$/, 'must begin with http:// or https:// and carry no user or password: use username and passwordFile')
+    .optional(),
+  username: z.string().min(1).optional(),
+  passwordFile: path.optional(),
+  /** Certificates that the server's must lead to, when they are not those of the system. */
+  caFile: path.optional(),
+  database: z
+    .string()
+    .regex(/^[A-Za-z_][A-Za-z0-9_]{0,63}$/)
+    .default('default'),
+  /** Name of the cluster whose replicas keep the tables; unset: one server does. */
+  replicatedCluster: z
+    .string()
+    .regex(/^[A-Za-z0-9_.-]{1,64}$/)
+    .optional(),
+  block: z
+    .strictObject({
+      /** Entries of a block, which goes into ClickHouse in one go. */
+      rowsMax: z.int().min(1).max(100_000).default(10_000),
+      /** How long entries are collected; with it the journal lags behind the answers. */
+      ageMs: z.int().min(1).max(60_000).default(500),
+    })
+    .prefault({}),
+  /** Entries of a stream in Redis that the journal has not taken yet; beyond, new work is refused. One holds the answers of one batch. */
+  waitingMax: z.int().min(16).max(10_000_000).default(20_000),
+  spool: z
+    .strictObject({
+      /** Unset: `journal/spool` in the home folder. */
+      folder: path.optional(),
+      /** Bound of the folder, in MB: an hour at 13,000 stamps a second takes 9,000. */
+      megabytesMax: z.int().min(1).max(10_000_000).default(16_384),
+    })
+    .prefault({}),
+  checkpoint: z
+    .strictObject({
+      /** A checkpoint is made when so much time has passed, or so many entries have come, since the last. */
+      seconds: z.int().min(1).max(86_400).default(10),
+      events: z.int().min(1).max(10_000_000).default(100_000),
+    })
+    .prefault({}),
+  /** How long entries are kept, in months by class. */
+  retentionMonths: z
+    .strictObject({
+      certificate: months.default(240),
+      timestamp: months.default(240),
+      mail: months.default(30),
+      service: months.default(6),
+    })
+    .prefault({}),
 });
 
 const trustSchema = z.strictObject({
@@ -191,6 +253,12 @@ const crossChecks = (config: z.infer<typeof objectSchema>, context: z.Refinement
       path: ['timestamp', 'inFlightMax'],
       message: `must be at least timestamp.imprintsMax (${config.timestamp.imprintsMax}), or a full request could never be taken`,
     });
+  }
+  if (config.journal.url === undefined) {
+    for (const key of ['username', 'passwordFile', 'caFile', 'replicatedCluster'] as const) {
+      if (config.journal[key] !== undefined)
+        context.addIssue({ code: 'custom', path: ['journal', key], message: 'is for a server: set journal.url' });
+    }
   }
   if (config.hsm.mode === 'embedded' && config.timestamp.tsu.source === 'installed') {
     context.addIssue({ code: 'custom', path: ['timestamp', 'tsu', 'source'], message: 'installed needs hsm.mode: module' });

@@ -18,6 +18,18 @@ export interface LaneKeys {
   replies(gatewayId: string): string;
 }
 
+/** What the journal keeps in Redis. */
+export const journalKeys = {
+  /** Stream of blocks of events that belong to no lane (observability/journal/draft-block.ts). */
+  events: 'journal:{journal}:events',
+  /** Lease of the one writer. */
+  writer: 'journal:{journal}:writer',
+  /** JSON: where the journal stands (observability/journal/writer-state.ts). */
+  state: 'journal:{journal}:state',
+  /** JSON: the newest checkpoint, with its timestamp. */
+  checkpoint: 'journal:{journal}:checkpoint',
+} as const;
+
 /** Consumer group of the signers on every requests stream. */
 export const signerGroup = 'signers';
 

@@ -217,7 +217,7 @@ export const startSigner = async (config: Config, log: Logger): Promise<SignerSe
     capacity: threads * config.signer.batchesPerWorker,
     deadAfterMs: config.signer.deadAfterMs,
     deadlineMs: config.timestamp.deadlineMs,
-    journalBlocksMax: config.journal.blocksMax,
+    journalBlocksMax: 100_000,
     work: createWork(pool, watch, metrics),
     on: {
       claimed(entries) {

@@ -50,6 +50,8 @@ export const eventCatalogue = {
   'key.destroyed': { retention: 'certificate', detail: keyDetail },
   /** Serial number, hex. */
   'certificate.issued': { retention: 'certificate', detail: { issuer: 'text', profile: 'text', certificate: 'octets' } },
+  /** SHA-256 of the TSU certificate, hex. The chain that tokens with certReq carry: TSU first, DER one behind the other. */
+  'tsu.published': { retention: 'certificate', detail: { chain: 'octets' } },
 
   /** Name of the clock's host. */
   'time.state': { retention: 'timestamp', detail: { from: 'text', to: 'text', offsetMicros: 'unsigned?', reason: 'text?' } },
@@ -74,8 +76,24 @@ export const eventCatalogue = {
 
   /** What was read: a range or a query. */
   'journal.read': { retention: 'certificate', detail: { query: 'text', entries: 'unsigned' } },
-  /** Name of the partition; `lastHash` is the hash of the last event that went with it. */
-  'journal.expired': { retention: 'certificate', detail: { retention: 'text', first: 'unsigned', last: 'unsigned', lastHash: 'octets' } },
+  /**
+   * Size of the tree, decimal. The checkpoint as it was signed (checkpoint.ts), and a TimeStampToken over the SHA-256 of its
+   * octets, without certificates; absent when no timestamp could be had.
+   */
+  'journal.checkpoint': { retention: 'certificate', detail: { note: 'text', token: 'octets?' } },
+  /** Stream in Redis and id of the entry that could not be read. Its octets, in parts that fit. */
+  'journal.quarantined': {
+    retention: 'certificate',
+    detail: { reason: 'text', part: 'unsigned', parts: 'unsigned', octets: 'octets' },
+  },
+  /**
+   * Name of the partition. `lastHash` is the hash of the last entry that went with it; `hashesSha256` is the SHA-256 of what
+   * stays of it: for each entry its sequence number in eight octets and its hash.
+   */
+  'journal.expired': {
+    retention: 'certificate',
+    detail: { retention: 'text', first: 'unsigned', last: 'unsigned', entries: 'unsigned', lastHash: 'octets', hashesSha256: 'octets' },
+  },
 } as const satisfies Readonly<Record<string, KindEntry>>;
 
 export type EventKind = keyof typeof eventCatalogue;

@@ -11,6 +11,9 @@ export interface Migration {
   readonly statements: readonly string[];
 }
 
+/** How the tables are kept: on one server, or on the replicas of a cluster. */
+export type Engine = { readonly kind: 'single' } | { readonly kind: 'replicated'; readonly cluster: string };
+
 const folder = new URL('./schema/', import.meta.url);
 const namePattern = /^(\d{3})-[a-z0-9-]+\.sql$/;
 
@@ -33,13 +36,26 @@ export const knownMigrations = (): Migration[] =>
 const createRecord = `CREATE TABLE IF NOT EXISTS journal_migrations
   (version UInt32, name String, sha256 String, appliedAt DateTime DEFAULT now()) ENGINE = MergeTree ORDER BY version`;
 
+/** The files are written for one server. With replicas, paths in the coordination service come from the server's own defaults. */
+export const statementFor = (statement: string, engine: Engine): string =>
+  engine.kind === 'single'
+    ? statement
+    : statement
+        .replace(/(CREATE (?:TABLE(?: IF NOT EXISTS)?|VIEW) \w+)/, `$1 ON CLUSTER '${engine.cluster}'`)
+        .replace(/ENGINE = (Replacing)?MergeTree/, 'ENGINE = Replicated$1MergeTree')
+        .replace('non_replicated_deduplication_window', 'replicated_deduplication_window');
+
 /**
  * Brings a store to this release's schema. Only the writer that holds the lease may call it: two at once would both create.
  *
  * @throws JOURNAL_SCHEMA when the store was made by a newer release, or by other files than these
  */
-export const migrate = async (client: ClickHouseClient, migrations: readonly Migration[] = knownMigrations()): Promise<void> => {
-  await client.command({ query: createRecord });
+export const migrate = async (
+  client: ClickHouseClient,
+  options: { readonly engine?: Engine; readonly migrations?: readonly Migration[] } = {},
+): Promise<void> => {
+  const { engine = { kind: 'single' }, migrations = knownMigrations() } = options;
+  await client.command({ query: statementFor(createRecord, engine) });
   const result = await client.query({
     query: 'SELECT version, name, sha256 FROM journal_migrations ORDER BY version',
     format: 'JSONEachRow',
@@ -51,7 +67,7 @@ export const migrate = async (client: ClickHouseClient, migrations: readonly Mig
     if (known.sha256 !== sha256) throw new SigilloError('JOURNAL_SCHEMA', `${known.name} is not the file that the store was made with`);
   }
   for (const { version, name, sha256, statements } of migrations.slice(applied.length)) {
-    for (const query of statements) await client.command({ query });
+    for (const statement of statements) await client.command({ query: statementFor(statement, engine) });
     await client.insert({
       table: 'journal_migrations',
       values: [{ version, name, sha256 }],

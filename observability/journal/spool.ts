@@ -7,8 +7,10 @@
  *
  * A block is a file named by its first sequence number and its count, `0000000000001234-500.block`. Version 1:
  *
- *     8 octets "SIGILLOJ", u32 version, u32 count, u32 length and the positions, then for each entry u32 length and its
- *     canonical octets, then 32 octets SHA-256 of all before; positions are JSON, an object of strings
+ *     8 octets "SIGILLOJ", u32 version, u32 count, u32 length and the positions, u32 length of the entries before they were
+ *     compressed (Zstandard, RFC 8878), the entries compressed, 32 octets SHA-256 of all before
+ *
+ * The entries are, each behind the other, u32 length and canonical octets; positions are JSON, an object of strings.
  *
  * Positions say how far each source was read when the block was sealed: who takes over after a crash knows from the last block
  * which events are in the journal already. So the last block stays when it is durable elsewhere, until another one follows it.
@@ -16,6 +18,8 @@
 import { hash as digestOf } from 'node:crypto';
 import { constants, mkdir, open, readdir, readFile, rename, rm, stat } from 'node:fs/promises';
 import { join } from 'node:path';
+import { promisify } from 'node:util';
+import { constants as zlibConstants, zstdCompress, zstdDecompress } from 'node:zlib';
 import { z } from 'zod';
 import { SigilloError } from '../../config/errors.ts';
 import { eventOctetsMax, hashOctets } from './event-encoding.ts';
@@ -40,22 +44,32 @@ const unfinishedSuffix = '.unfinished';
 
 const damaged = (what: string): SigilloError => new SigilloError('JOURNAL_SPOOL_DAMAGED', what);
 
-const encodeBlock = (entries: readonly Uint8Array[], positions: SourcePositions): Buffer => {
-  const text = Buffer.from(JSON.stringify(positions));
-  const length = entries.reduce((sum, entry) => sum + 4 + entry.length, headerOctets + 4 + text.length) + hashOctets;
-  const out = Buffer.allocUnsafe(length);
-  let at = magic.copy(out);
-  at = out.writeUInt32BE(version, at);
-  at = out.writeUInt32BE(entries.length, at);
-  at = out.writeUInt32BE(text.length, at);
-  at += text.copy(out, at);
+const compress = promisify(zstdCompress);
+const decompress = promisify(zstdDecompress);
+/** Level 1: stamps shrink to a fifth at 400 MB/s, off the main thread; higher levels gain a few percent. */
+const compressionOptions = { params: { [zlibConstants.ZSTD_c_compressionLevel]: 1 } };
+/** The largest block that is read: rowsMax at its limit with stamps of 10 KB. */
+const entriesOctetsMax = 1024 * 1024 * 1024;
+
+const encodeBlock = async (entries: readonly Uint8Array[], positions: SourcePositions): Promise<Buffer> => {
+  const plain = Buffer.allocUnsafe(entries.reduce((sum, entry) => sum + 4 + entry.length, 0));
+  let at = 0;
   for (const entry of entries) {
-    at = out.writeUInt32BE(entry.length, at);
-    out.set(entry, at);
+    at = plain.writeUInt32BE(entry.length, at);
+    plain.set(entry, at);
     at += entry.length;
   }
-  digestOf('sha256', out.subarray(0, at), 'buffer').copy(out, at);
-  return out;
+  const compressed = await compress(plain, compressionOptions);
+  const text = Buffer.from(JSON.stringify(positions));
+  const head = Buffer.allocUnsafe(headerOctets + 4);
+  magic.copy(head);
+  head.writeUInt32BE(version, magic.length);
+  head.writeUInt32BE(entries.length, magic.length + 4);
+  head.writeUInt32BE(text.length, headerOctets);
+  const plainLength = Buffer.allocUnsafe(4);
+  plainLength.writeUInt32BE(plain.length);
+  const body = Buffer.concat([head, text, plainLength, compressed]);
+  return Buffer.concat([body, digestOf('sha256', body, 'buffer')]);
 };
 
 const positionsSchema = z.record(z.string(), z.string());
@@ -68,25 +82,39 @@ const readPositions = (text: string, name: string): SourcePositions => {
   }
 };
 
-const decodeBlock = (bytes: Buffer, count: number, name: string): { entries: Buffer[]; positions: SourcePositions } => {
+const readEntries = (plain: Buffer, count: number, name: string): Buffer[] => {
+  const entries: Buffer[] = [];
+  let at = 0;
+  while (at + 4 <= plain.length && entries.length < count) {
+    const length = plain.readUInt32BE(at);
+    if (length > eventOctetsMax || at + 4 + length > plain.length) break;
+    entries.push(plain.subarray(at + 4, at + 4 + length));
+    at += 4 + length;
+  }
+  if (at !== plain.length || entries.length !== count) throw damaged(`${name} does not hold ${count} entries`);
+  return entries;
+};
+
+const decodeBlock = async (bytes: Buffer, count: number, name: string): Promise<{ entries: Buffer[]; positions: SourcePositions }> => {
   const end = bytes.length - hashOctets;
-  if (end < headerOctets + 4 || !bytes.subarray(0, magic.length).equals(magic)) throw damaged(`${name} is no block`);
+  if (end < headerOctets + 8 || !bytes.subarray(0, magic.length).equals(magic)) throw damaged(`${name} is no block`);
   if (!digestOf('sha256', bytes.subarray(0, end), 'buffer').equals(bytes.subarray(end))) throw damaged(`${name} is not what was written`);
   if (bytes.readUInt32BE(magic.length) !== version) throw damaged(`${name} is of another version`);
   if (bytes.readUInt32BE(magic.length + 4) !== count) throw damaged(`${name} does not hold ${count} entries`);
-  const entries: Buffer[] = [];
   const positionsAt = headerOctets + 4;
-  let at = positionsAt + bytes.readUInt32BE(headerOctets);
-  if (at > end) throw damaged(`${name} is not what was written`);
-  const positions = readPositions(bytes.toString('utf8', positionsAt, at), name);
-  while (at + 4 <= end && entries.length < count) {
-    const length = bytes.readUInt32BE(at);
-    if (length > eventOctetsMax || at + 4 + length > end) break;
-    entries.push(bytes.subarray(at + 4, at + 4 + length));
-    at += 4 + length;
+  const lengthAt = positionsAt + bytes.readUInt32BE(headerOctets);
+  if (lengthAt + 4 > end) throw damaged(`${name} is not what was written`);
+  const positions = readPositions(bytes.toString('utf8', positionsAt, lengthAt), name);
+  const plainOctets = bytes.readUInt32BE(lengthAt);
+  if (plainOctets > entriesOctetsMax) throw damaged(`${name} is longer than a block can be`);
+  let plain: Buffer;
+  try {
+    plain = await decompress(bytes.subarray(lengthAt + 4, end), { maxOutputLength: plainOctets });
+  } catch (cause) {
+    throw new SigilloError('JOURNAL_SPOOL_DAMAGED', `${name} cannot be decompressed`, { cause });
   }
-  if (at !== end || entries.length !== count) throw damaged(`${name} does not hold ${count} entries`);
-  return { entries, positions };
+  if (plain.length !== plainOctets) throw damaged(`${name} does not hold ${count} entries`);
+  return { entries: readEntries(plain, count, name), positions };
 };
 
 /** Makes a rename or a removal in the folder last. */
@@ -162,7 +190,7 @@ export class Spool {
     if (entries.length === 0 || (this.next !== undefined && this.next !== first)) {
       throw new SigilloError('INTERNAL', `a spool block of ${entries.length} entries from ${first}, behind ${this.next}`);
     }
-    const bytes = encodeBlock(entries, positions);
+    const bytes = await encodeBlock(entries, positions);
     if (this.#octets + bytes.length > this.#octetsMax) {
       throw new SigilloError('JOURNAL_SPOOL_FULL', `${this.#octets} of ${this.#octetsMax} octets in ${this.#folder}`);
     }
@@ -200,6 +228,15 @@ export class Spool {
     await syncFolder(this.#folder);
     this.#blocks.shift();
     this.#octets -= oldest.octets;
+  }
+
+  /** Removes all blocks, once they are durable elsewhere and their positions too. */
+  async clear(): Promise<void> {
+    if (this.#blocks.length === 0) return;
+    for (let block = this.#blocks.shift(); block !== undefined; block = this.#blocks.shift())
+      await rm(this.#pathOf(block), { force: true });
+    this.#octets = 0;
+    await syncFolder(this.#folder);
   }
 
   async #write(path: string, bytes: Buffer): Promise<void> {

@@ -1,16 +1,32 @@
 /**
- * The store of the journal in ClickHouse: embedded (chdb, one data folder for each process) or a server, the same schema and code.
+ * The store of the journal in ClickHouse, as its one writer uses it: blocks go in, the end of the chain comes out.
  *
- * An insert that fails has an unknown outcome: the caller sends the same block again, and it is stored once. The store neither
- * sequences nor judges: what it gives back is to be followed (chain.ts).
+ * Guarantees: what is stored is always the beginning of the chain, without gap. A block is cut into runs that lie in one partition
+ * each and go in one after the other, and ClickHouse takes a run as a whole or not at all. An insert that fails has an unknown
+ * outcome: the caller sends the same block again, and it is stored once. The store neither sequences nor judges.
  */
-import { type ClickHouseClient, createClient } from '@clickhouse/client';
-import { createChdbConnection } from 'chdb/connection';
-import { SigilloError } from '../../config/errors.ts';
+import type { ClickHouseClient } from '@clickhouse/client';
 import { type ChainHead, emptyChain, type SealedEvent } from './chain.ts';
+import { asking, jsonRows, octetRows } from './clickhouse.ts';
 import { decodeEvent, hashEvent } from './event-encoding.ts';
 import { eventCatalogue, type JournalEvent } from './events.ts';
-import { migrate } from './migrations.ts';
+import { type Engine, migrate } from './migrations.ts';
+
+/** Where an event came from: entry `millis`-`number` of a stream in Redis, and its place in it. */
+export interface Origin {
+  readonly source: string;
+  readonly millis: number;
+  readonly number: number;
+  readonly index: number;
+}
+
+/** For what the writer makes itself, and for what came back from the spool: nothing in Redis stands behind it. */
+export const noOrigin: Origin = { source: '', millis: 0, number: 0, index: 0 };
+
+/** An entry on its way into the store. */
+export interface StoredEvent extends SealedEvent {
+  readonly origin: Origin;
+}
 
 const columns = [
   'sequence',
@@ -24,13 +40,15 @@ const columns = [
   'outcome',
   'retention',
   'imprintTail',
+  'source',
+  'sourceMillis',
+  'sourceNumber',
+  'sourceIndex',
   'octetsBase64',
 ] as const;
 type Row = Readonly<Record<(typeof columns)[number], string | number>>;
 
 const tailOctets = 8;
-/** Rows of one answer when reading; about 5 MB of stamps. */
-const pageRows = 5_000;
 
 /** What `imprintTail` holds for a messageImprint: the last eight octets of the hash, as a decimal number. */
 export const imprintTail = (messageImprint: Uint8Array): string =>
@@ -43,7 +61,7 @@ export const imprintTail = (messageImprint: Uint8Array): string =>
 const tailOf = (event: JournalEvent): string =>
   event.kind === 'timestamp.issued' || event.kind === 'timestamp.refused' ? imprintTail(event.detail.messageImprint) : '0';
 
-const rowOf = ({ event, octets }: SealedEvent): Row => ({
+const rowOf = ({ event, octets, origin }: StoredEvent): Row => ({
   sequence: event.sequence,
   unixMicros: event.unixMicros,
   clock: event.clock,
@@ -55,88 +73,94 @@ const rowOf = ({ event, octets }: SealedEvent): Row => ({
   outcome: event.outcome,
   retention: eventCatalogue[event.kind].retention,
   imprintTail: tailOf(event),
+  source: origin.source,
+  sourceMillis: origin.millis,
+  sourceNumber: origin.number,
+  sourceIndex: origin.index,
   octetsBase64: octets.toString('base64'),
 });
 
-/** The same block has the same token, whoever sends it; another block behind the same entry has another. */
-const tokenOf = (block: readonly SealedEvent[]): string => {
-  const last = block.at(-1) as SealedEvent;
-  return `${block[0]?.event.sequence}-${last.event.sequence}-${last.hash.toString('hex')}`;
+/** The same run has the same token, whoever sends it; another run behind the same entry has another. */
+const tokenOf = (run: readonly SealedEvent[]): string => {
+  const last = run.at(-1) as SealedEvent;
+  return `${run[0]?.event.sequence}-${last.event.sequence}-${last.hash.toString('hex')}`;
 };
 
-/** A client with the engine in this process; another folder in the same process is refused by the engine. */
-export const embeddedClient = (folder: string): ClickHouseClient => {
-  // Client and chdb each bring their own declarations of the same interface, which have a private member and so never match.
-  const connection: unknown = createChdbConnection({ path: folder });
-  return createClient({ connection } as Parameters<typeof createClient>[0]);
+/** Name of the partition that an event lies in: class of retention and month (UTC). */
+export const partitionOf = ({ kind, unixMicros }: Pick<JournalEvent, 'kind' | 'unixMicros'>): string => {
+  const date = new Date(Math.floor(unixMicros / 1_000));
+  return `${eventCatalogue[kind].retention}-${date.getUTCFullYear()}${String(date.getUTCMonth() + 1).padStart(2, '0')}`;
+};
+
+/** Cuts a block where the partition changes. */
+const runsOf = (block: readonly StoredEvent[]): StoredEvent[][] => {
+  const runs: StoredEvent[][] = [];
+  let partition = '';
+  for (const one of block) {
+    const its = partitionOf(one.event);
+    if (its !== partition) runs.push([]);
+    partition = its;
+    runs.at(-1)?.push(one);
+  }
+  return runs;
 };
 
 export class JournalStore {
-  readonly #client: ClickHouseClient;
+  readonly client: ClickHouseClient;
 
   private constructor(client: ClickHouseClient) {
-    this.#client = client;
+    this.client = client;
   }
 
   /** Opens the store and brings its schema up to date; the client is closed with it. @throws JOURNAL_SCHEMA, JOURNAL_STORE_UNAVAILABLE */
-  static async open(client: ClickHouseClient): Promise<JournalStore> {
-    const store = new JournalStore(client);
-    await store.#asking('apply the schema', () => migrate(client));
-    return store;
+  static async open(client: ClickHouseClient, engine?: Engine): Promise<JournalStore> {
+    await asking('apply the schema', () => migrate(client, engine === undefined ? {} : { engine }));
+    return new JournalStore(client);
   }
 
   /**
    * Stores a block; the same block again changes nothing.
-   * @param block entries in their order, without gap; a few thousand at most
+   * @param block entries in their order, without gap; those of one partition together make fewer inserts
    * @throws JOURNAL_STORE_UNAVAILABLE with an unknown outcome: send it again
    */
-  async insert(block: readonly SealedEvent[]): Promise<void> {
-    await this.#asking('store a block', () =>
-      this.#client.insert({
-        table: 'journal_events',
-        values: block.map(rowOf),
-        columns: [...columns],
-        format: 'JSONEachRow',
-        clickhouse_settings: { insert_deduplicate: 1, insert_deduplication_token: tokenOf(block) },
-      }),
-    );
+  async insert(block: readonly StoredEvent[]): Promise<void> {
+    for (const run of runsOf(block)) {
+      await asking('store a block', () =>
+        this.client.insert({
+          table: 'journal_events',
+          values: run.map(rowOf),
+          columns: [...columns],
+          format: 'JSONEachRow',
+          // One block of the engine however long the run is: whole or not at all.
+          clickhouse_settings: {
+            insert_deduplicate: 1,
+            insert_deduplication_token: tokenOf(run),
+            max_insert_block_size: '1048576',
+            min_insert_block_size_rows: '1048576',
+            min_insert_block_size_bytes: '1073741824',
+          },
+        }),
+      );
+    }
   }
 
   /** Where the stored chain ends. @throws JOURNAL_STORE_UNAVAILABLE, JOURNAL_MALFORMED */
   async head(): Promise<ChainHead> {
-    const [last] = await this.#octets('ORDER BY sequence DESC LIMIT 1');
+    const question = { what: 'read the last entry', query: 'SELECT octets FROM journal_events ORDER BY sequence DESC LIMIT 1' };
+    const last = (await octetRows(this.client, question, 1))[0]?.[0];
     return last === undefined ? emptyChain : { size: decodeEvent(last).sequence + 1, hash: hashEvent(last) };
   }
 
-  /** Entries as they are stored, in the order of their numbers. @param to sequence number behind the last */
-  async *read(from: number, to: number): AsyncGenerator<Buffer> {
-    for (let start = from; start < to; start += pageRows) {
-      const end = Math.min(to, start + pageRows);
-      yield* await this.#octets(`WHERE sequence >= ${start} AND sequence < ${end} ORDER BY sequence`);
-    }
+  /** Origins of the last entries. @throws JOURNAL_STORE_UNAVAILABLE */
+  async lastOrigins(rows: number): Promise<Origin[]> {
+    return jsonRows<Origin>(this.client, {
+      what: 'read where the last entries came from',
+      query: `SELECT source, toFloat64(sourceMillis) AS millis, toFloat64(sourceNumber) AS number, sourceIndex AS index
+        FROM (SELECT * FROM journal_events ORDER BY sequence DESC LIMIT ${rows}) WHERE source != ''`,
+    });
   }
 
   async close(): Promise<void> {
-    await this.#client.close();
-  }
-
-  async #octets(clauses: string): Promise<Buffer[]> {
-    const rows = await this.#asking('read entries', async () => {
-      const result = await this.#client.query({
-        query: `SELECT base64Encode(octets) AS text FROM journal_events ${clauses}`,
-        format: 'JSONEachRow',
-      });
-      return result.json<{ text: string }>();
-    });
-    return rows.map(({ text }) => Buffer.from(text, 'base64'));
-  }
-
-  async #asking<T>(what: string, ask: () => Promise<T>): Promise<T> {
-    try {
-      return await ask();
-    } catch (cause) {
-      if (cause instanceof SigilloError) throw cause;
-      throw new SigilloError('JOURNAL_STORE_UNAVAILABLE', `It could not ${what}: ${(cause as Error).message}`, { cause });
-    }
+    await this.client.close();
   }
 }

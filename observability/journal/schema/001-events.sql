@@ -14,6 +14,12 @@ CREATE TABLE journal_events
     retention LowCardinality(String),
     -- The last eight octets of a messageImprint, 0 for other events: enough to find it, at a quarter of its size.
     imprintTail UInt64 CODEC(ZSTD(1)),
+    -- Where the event came from: stream, entry and place in it. Who takes over in the middle of a block knows from the last
+    -- rows what is in the journal already, and takes the rest.
+    source LowCardinality(String),
+    sourceMillis UInt64 CODEC(Delta, ZSTD(3)),
+    sourceNumber UInt64 CODEC(Delta, ZSTD(3)),
+    sourceIndex UInt32 CODEC(Delta, ZSTD(3)),
     -- JSON carries no octets: they come as base64 and are stored as they are.
     octetsBase64 String EPHEMERAL,
     octets String DEFAULT base64Decode(octetsBase64) CODEC(ZSTD(6)),
@@ -29,3 +35,32 @@ PARTITION BY (retention, toYYYYMM(fromUnixTimestamp64Micro(toInt64(unixMicros), 
 ORDER BY sequence
 -- A block that is sent again is stored once: its token is remembered for so many blocks.
 SETTINGS non_replicated_deduplication_window = 10000;
+
+-- Perfect subtrees of the Merkle tree at levels 8, 16, 24 and so on: one hash for 256 of the level below. Proofs are made from
+-- them and at most 256 entries. They can be made again from the entries at any time.
+CREATE TABLE journal_tree
+(
+    level UInt8,
+    number UInt64 CODEC(Delta, ZSTD(3)),
+    hashBase64 String EPHEMERAL,
+    hash String DEFAULT base64Decode(hashBase64) CODEC(NONE)
+)
+ENGINE = ReplacingMergeTree
+ORDER BY (level, number);
+
+-- What stays of an entry whose time of retention is over: with its hash, chain and tree still hold.
+CREATE TABLE journal_expired
+(
+    sequence UInt64 CODEC(Delta, ZSTD(3)),
+    partition LowCardinality(String),
+    hash String CODEC(NONE)
+)
+ENGINE = ReplacingMergeTree
+ORDER BY sequence;
+
+-- What could not be read: the octets are in the entries, so that they are as safe from change as the rest.
+CREATE VIEW journal_quarantine AS
+SELECT sequence, unixMicros, node, subject, octets FROM journal_events WHERE retention = 'certificate' AND kind = 'journal.quarantined';
+
+CREATE VIEW journal_checkpoints AS
+SELECT sequence, unixMicros, toUInt64(subject) AS size, octets FROM journal_events WHERE retention = 'certificate' AND kind = 'journal.checkpoint';

@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
+import { hash } from 'node:crypto';
 import { cpSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, beforeEach, describe, test } from 'node:test';
@@ -9,7 +10,8 @@ import { temporaryFolder } from '../../support/token-home.ts';
 
 const octetsMax = 100_000;
 const entriesFrom = (first: number, count: number, octets = 100): Buffer[] =>
-  Array.from({ length: count }, (_, i) => Buffer.alloc(octets, `entry ${first + i} `));
+  // Octets that do not shrink, and the same each time: as those of signatures.
+  Array.from({ length: count }, (_, i) => hash('shake256', `entry ${first + i}`, { outputEncoding: 'buffer', outputLength: octets }));
 const positions = { 'lane:{timestamp}:journal': '1795000000000-3', other: '' };
 const isDamaged = { code: 'JOURNAL_SPOOL_DAMAGED' };
 
@@ -64,15 +66,19 @@ describe('the spool', () => {
   });
 
   test('the bound: exactly full, and one octet too much', async () => {
-    const around = 8 + 4 + 4 + 4 + JSON.stringify(positions).length + 4 + 32;
-    const spool = await Spool.open(folder, 2 * around + 300);
+    const whole = (await (await Spool.open(folder, octetsMax)).append(0, entriesFrom(0, 1, 100), positions)).octets;
+    rmSync(folder, { recursive: true });
+    const spool = await Spool.open(folder, 2 * whole);
     await spool.append(0, entriesFrom(0, 1, 100), positions);
-    await assert.rejects(spool.append(1, entriesFrom(1, 1, 201), positions), { code: 'JOURNAL_SPOOL_FULL' });
+    await assert.rejects(spool.append(1, entriesFrom(1, 1, 101), positions), { code: 'JOURNAL_SPOOL_FULL' });
     assert.deepEqual(files(), ['0000000000000000-1.block']);
-    await spool.append(1, entriesFrom(1, 1, 200), positions);
+    await spool.append(1, entriesFrom(1, 1, 100), positions);
+    assert.equal(spool.octets, 2 * whole);
     await assert.rejects(spool.append(2, entriesFrom(2, 1, 0), positions), { code: 'JOURNAL_SPOOL_FULL' });
     await spool.removeOldest();
     await spool.append(2, entriesFrom(2, 1, 100), positions);
+    await spool.clear();
+    assert.deepEqual([files(), spool.octets, spool.next], [[], 0, undefined]);
   });
 
   test('what a crash left unfinished is removed: it was never promised', async () => {

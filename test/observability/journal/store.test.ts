@@ -2,19 +2,21 @@ import assert from 'node:assert/strict';
 import { randomBytes } from 'node:crypto';
 import { after, before, describe, test } from 'node:test';
 import type { ClickHouseClient } from '@clickhouse/client';
-import { type ChainHead, emptyChain, followChain, headBehind, type SealedEvent, sealEvent } from '../../../observability/journal/chain.ts';
+import { type ChainHead, emptyChain, followChain, headBehind, sealEvent } from '../../../observability/journal/chain.ts';
+import { embeddedClient } from '../../../observability/journal/clickhouse.ts';
 import type { EventDraft } from '../../../observability/journal/events.ts';
 import { knownMigrations, migrate } from '../../../observability/journal/migrations.ts';
-import { embeddedClient, imprintTail, JournalStore } from '../../../observability/journal/store.ts';
+import { JournalReader } from '../../../observability/journal/reader.ts';
+import { imprintTail, JournalStore, noOrigin, type StoredEvent } from '../../../observability/journal/store.ts';
 import { temporaryFolder } from '../../support/token-home.ts';
 import { allKinds, draftOf } from './fixtures.ts';
 
-const sealAll = (head: ChainHead, drafts: readonly EventDraft[]): SealedEvent[] => {
+const sealAll = (head: ChainHead, drafts: readonly EventDraft[]): StoredEvent[] => {
   let at = head;
   return drafts.map((draft) => {
     const sealed = sealEvent(at, draft);
     at = headBehind(sealed);
-    return sealed;
+    return { ...sealed, origin: noOrigin };
   });
 };
 const stampWith = (messageImprint: Buffer): EventDraft => {
@@ -27,7 +29,7 @@ describe('the store of the journal, embedded', () => {
   let client: ClickHouseClient;
   let store: JournalStore;
   before(async () => {
-    client = embeddedClient(folder.path);
+    client = await embeddedClient(folder.path);
     store = await JournalStore.open(client);
   });
   after(async () => {
@@ -38,7 +40,7 @@ describe('the store of the journal, embedded', () => {
   const rows = async <T>(query: string): Promise<T[]> => (await client.query({ query, format: 'JSONEachRow' })).json<T>();
   const stored = async (from: number, to: number): Promise<Buffer[]> => {
     const entries: Buffer[] = [];
-    for await (const octets of store.read(from, to)) entries.push(octets);
+    for await (const place of new JournalReader(client).read(from, to)) if (place.kind === 'entry') entries.push(place.octets);
     return entries;
   };
 
@@ -141,12 +143,12 @@ describe('the store of the journal, embedded', () => {
         sha256: 'x',
         statements: ['CREATE TABLE journal_x (a UInt8) ENGINE = MergeTree ORDER BY a'],
       };
-      await migrate(client, [...knownMigrations(), second]);
-      await migrate(client, [...knownMigrations(), second]);
+      await migrate(client, { migrations: [...knownMigrations(), second] });
+      await migrate(client, { migrations: [...knownMigrations(), second] });
       await assert.rejects(migrate(client), { code: 'JOURNAL_SCHEMA' }, 'the store of a newer release is refused');
       await assert.rejects(JournalStore.open(client), { code: 'JOURNAL_SCHEMA' });
       const changed = knownMigrations().map((migration) => ({ ...migration, sha256: 'changed' }));
-      await assert.rejects(migrate(client, [...changed, second]), { code: 'JOURNAL_SCHEMA' });
+      await assert.rejects(migrate(client, { migrations: [...changed, second] }), { code: 'JOURNAL_SCHEMA' });
     });
   });
 

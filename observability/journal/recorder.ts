@@ -1,0 +1,126 @@
+/**
+ * Brings events that belong to no lane into the journal: by way of a stream in Redis, from which the writer takes them.
+ *
+ * What happens faster than Redis takes it travels together. While Redis is away events wait in memory and are tried again; beyond
+ * the bound the oldest stay, new ones are lost, and `lost` says how many: an event that must not be lost is awaited (`recordNow`)
+ * before what it tells of is done.
+ */
+import { hostname } from 'node:os';
+import { journalKeys } from '../../queue/keys.ts';
+import type { RedisClient } from '../../queue/redis.ts';
+import { encodeDrafts } from './draft-block.ts';
+import type { ClockState, EventDetail, EventDraft, EventKind, EventOutcome, EventRole } from './events.ts';
+
+/** What is told of an event; the recorder adds who, where and when. */
+export interface RecordedEvent<K extends EventKind> {
+  readonly kind: K;
+  readonly subject: string;
+  readonly outcome: EventOutcome;
+  readonly detail: EventDetail<K>;
+  /** Who did it, when it was not the program itself. */
+  readonly by?: { readonly role: EventRole; readonly actor: string };
+  /** When it was not now by the system's clock. */
+  readonly at?: { readonly unixMicros: number; readonly clock: ClockState };
+}
+
+export interface RecorderOptions {
+  readonly redis: RedisClient;
+  /** Name of the program. */
+  readonly actor: string;
+  readonly onFailed?: (error: unknown) => void;
+}
+
+/** Events of one entry of the stream: about 50 KB. */
+const eventsPerEntry = 100;
+/** 10,000 events of 500 octets: 5 MB. */
+const waitingMax = 10_000;
+const retryMs = 500;
+
+/** The name that this host has in the journal. */
+export const nodeName = (): string => hostname().slice(0, 64);
+
+/** An event as this host and program tell it now. */
+export const draftOf = <K extends EventKind>(event: RecordedEvent<K>, actor: string): EventDraft => {
+  const { kind, subject, outcome, detail, by, at } = event;
+  return {
+    kind,
+    unixMicros: at?.unixMicros ?? Math.round((performance.timeOrigin + performance.now()) * 1_000),
+    clock: at?.clock ?? 'unverified',
+    node: nodeName(),
+    role: by?.role ?? 'system',
+    actor: by?.actor ?? actor,
+    subject,
+    outcome,
+    detail,
+    // The detail is that of the kind, which the type of the parameter says and a union cannot.
+  } as unknown as EventDraft;
+};
+
+export class JournalRecorder {
+  readonly #options: RecorderOptions;
+  #waiting: EventDraft[] = [];
+  #sending: Promise<void> | undefined;
+  #retry: NodeJS.Timeout | undefined;
+  #lost = 0;
+  #closed = false;
+
+  constructor(options: RecorderOptions) {
+    this.#options = options;
+  }
+
+  /** Events that found no room while Redis was away. */
+  get lost(): number {
+    return this.#lost;
+  }
+
+  /** Records an event soon; it never fails. */
+  record<K extends EventKind>(event: RecordedEvent<K>): void {
+    if (this.#waiting.length >= waitingMax) {
+      this.#lost += 1;
+      return;
+    }
+    this.#waiting.push(draftOf(event, this.#options.actor));
+    if (this.#retry === undefined) this.#send();
+  }
+
+  /** Resolves when Redis has the event. @throws when it does not take it: then the event is not recorded */
+  async recordNow<K extends EventKind>(event: RecordedEvent<K>): Promise<void> {
+    await this.#options.redis.xadd(journalKeys.events, '*', 'b', encodeDrafts([draftOf(event, this.#options.actor)]));
+  }
+
+  /** Tries once more to record what waits, and gives up then. */
+  async close(): Promise<void> {
+    this.#closed = true;
+    clearTimeout(this.#retry);
+    this.#retry = undefined;
+    await this.#sending;
+    this.#send();
+    await this.#sending;
+  }
+
+  #send(): void {
+    if (this.#sending !== undefined || this.#waiting.length === 0) return;
+    this.#sending = this.#sendAll().finally(() => {
+      this.#sending = undefined;
+    });
+  }
+
+  async #sendAll(): Promise<void> {
+    while (this.#waiting.length > 0) {
+      const batch = this.#waiting.slice(0, eventsPerEntry);
+      try {
+        await this.#options.redis.xadd(journalKeys.events, '*', 'b', encodeDrafts(batch));
+        this.#waiting.splice(0, batch.length);
+      } catch (error) {
+        this.#options.onFailed?.(error);
+        if (!this.#closed) {
+          this.#retry = setTimeout(() => {
+            this.#retry = undefined;
+            this.#send();
+          }, retryMs);
+        }
+        return;
+      }
+    }
+  }
+}
