@@ -26,6 +26,8 @@ export interface HomePaths {
   readonly journalSocket: string;
   /** The newest checkpoint, beside the store: who shortens the one must know of the other. */
   readonly journalCheckpoint: string;
+  /** Events that happened without Redis, until a signer brings them to it (observability/journal/outbox.ts). */
+  readonly journalOutbox: string;
   /** Public key of the journal, PEM. */
   readonly journalKey: string;
 }
@@ -56,6 +58,7 @@ export const homePaths = (home: string): HomePaths => {
     journalSpool: join(journalFolder, 'spool'),
     journalSocket: socketPath(journalFolder, 'journal.sock'),
     journalCheckpoint: join(journalFolder, 'checkpoint.json'),
+    journalOutbox: join(journalFolder, 'outbox'),
     journalKey: join(pkiFolder, 'journal.pem'),
   };
 };

@@ -200,8 +200,11 @@ const journalSchema = z.strictObject({
     .optional(),
   block: z
     .strictObject({
-      /** Entries of a block, which goes into ClickHouse in one go. */
-      rowsMax: z.int().min(1).max(100_000).default(10_000),
+      /**
+       * Entries of a block, which goes into ClickHouse in one go. The embedded engine keeps 578 MB resident at 20,000 events a second
+       * with 3,000, 640 MB with 5,000 and 680 MB with 10,000, which take a fifth less CPU time.
+       */
+      rowsMax: z.int().min(1).max(100_000).default(3_000),
       /** How long entries are collected; with it the journal lags behind the answers. */
       ageMs: z.int().min(1).max(60_000).default(500),
     })
@@ -259,6 +262,9 @@ const crossChecks = (config: z.infer<typeof objectSchema>, context: z.Refinement
       if (config.journal[key] !== undefined)
         context.addIssue({ code: 'custom', path: ['journal', key], message: 'is for a server: set journal.url' });
     }
+  }
+  if (config.hsm.mode === 'module' && !config.hsm.slots.some(({ purposes }) => purposes.includes('journal'))) {
+    context.addIssue({ code: 'custom', path: ['hsm', 'slots'], message: 'none has the purpose journal' });
   }
   if (config.hsm.mode === 'embedded' && config.timestamp.tsu.source === 'installed') {
     context.addIssue({ code: 'custom', path: ['timestamp', 'tsu', 'source'], message: 'installed needs hsm.mode: module' });

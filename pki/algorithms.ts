@@ -35,6 +35,12 @@ export const keyScheme = (name: string): KeyScheme => {
   return { kind: match[2] === undefined ? 'rsa-pkcs1' : 'rsa-pss', bits: Number(match[3]) };
 };
 
+/** The name by which a scheme is configured. */
+export const algorithmName = (scheme: KeyScheme): string =>
+  scheme.kind === 'ecdsa'
+    ? `ec-${scheme.curve.replace('-', '').toLowerCase()}`
+    : `${scheme.kind === 'rsa-pss' ? scheme.kind : 'rsa'}-${scheme.bits}`;
+
 /** The digest that fits the strength of a key: SHA-384 for P-384, SHA-256 otherwise. */
 export const defaultDigest = (scheme: KeyScheme): SignatureDigest =>
   scheme.kind === 'ecdsa' && scheme.curve === 'P-384' ? 'sha384' : 'sha256';

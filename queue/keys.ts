@@ -12,6 +12,11 @@ export interface LaneKeys {
   readonly stamps: string;
   /** Hash: SHA-256 of a certificate in hex to its PEM; what the signers of the lane sign with, and ever signed with. */
   readonly certificates: string;
+  /**
+   * Hash: SHA-256 of a TSU certificate in hex to its chain, TSU first, then its authorities without the root: DER, one behind the
+   * other. Set once for each TSU, after the event that records it.
+   */
+  readonly chains: string;
   /** Sorted set: each signer that reads the lane, by the time of its last sign of life (Unix milliseconds of Redis's clock). */
   readonly signers: string;
   /** Stream of reply batches for one gateway. */
@@ -28,6 +33,12 @@ export const journalKeys = {
   state: 'journal:{journal}:state',
   /** JSON: the newest checkpoint, with its timestamp. */
   checkpoint: 'journal:{journal}:checkpoint',
+  /** List: checkpoints that wait for the signature of any signer (queue/checkpoint-signing.ts). */
+  signing: 'journal:{journal}:signing',
+  /** JSON: what became of one of them; it expires soon after its deadline. */
+  signature: (id: string): string => `journal:{journal}:signature:${id}`,
+  /** Hash: `<node>:<process>` to the level that it logged with last. */
+  logLevels: 'journal:{journal}:logLevels',
 } as const;
 
 /** Consumer group of the signers on every requests stream. */
@@ -40,6 +51,7 @@ export const laneKeys = (lane: LaneName): LaneKeys => {
     journal: `${prefix}:journal`,
     stamps: `${prefix}:stamps`,
     certificates: `${prefix}:certificates`,
+    chains: `${prefix}:chains`,
     signers: `${prefix}:signers`,
     replies: (gatewayId) => `${prefix}:replies:${gatewayId}`,
   };

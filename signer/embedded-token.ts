@@ -109,7 +109,7 @@ const requirePin = (file: string, label: string): string => {
 };
 
 /**
- * Sees to it that both tokens of `embeddedTokens` exist with a user PIN, under the home folder that exists already.
+ * Sees to it that the tokens of `embeddedTokens` exist with a user PIN, under the home folder that exists already.
  * Loads and unloads the module, so it must run before anything else in the process opens it.
  *
  * @returns the labels of the tokens that were made

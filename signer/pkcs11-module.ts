@@ -29,10 +29,11 @@ export interface Hsm {
   readonly slots: readonly HsmSlot[];
 }
 
-/** The tokens that `ensureEmbeddedTokens` makes: the CA keys are apart from the key that signs all day. */
+/** The tokens that `ensureEmbeddedTokens` makes: the CA keys and the journal's key are apart from the key that signs all day. */
 export const embeddedTokens = [
   { label: 'sigillo-authority', purposes: ['authority'] },
   { label: 'sigillo-timestamp', purposes: ['timestamp'] },
+  { label: 'sigillo-journal', purposes: ['journal'] },
 ] as const satisfies readonly { label: string; purposes: readonly KeyPurpose[] }[];
 
 const softhsmPaths = [

@@ -67,6 +67,7 @@ const readSignature = (line: string): NoteSignature => {
   return { name, keyId: octets.subarray(0, keyIdOctets), signature: octets.subarray(keyIdOctets) };
 };
 
+/** Reads the text of a note; lines of extensions are passed over. */
 const readText = (text: string): Checkpoint => {
   const [origin, size, root, ...extensions] = text.slice(0, -1).split('\n');
   if (origin === undefined || !originPattern.test(origin)) throw malformed('the origin is missing');
@@ -76,6 +77,16 @@ const readText = (text: string): Checkpoint => {
   if (octets.length !== hashOctets) throw malformed('the root is no SHA-256');
   if (extensions.some((line) => line === '')) throw malformed('a line is empty');
   return { origin, size: Number(size), root: octets };
+};
+
+/**
+ * Reads a text that is to be signed: exactly what `checkpointText` makes, and nothing that could be taken for something else.
+ * @throws JOURNAL_MALFORMED
+ */
+export const readCheckpointText = (text: string): Checkpoint => {
+  const checkpoint = readText(text);
+  if (checkpointText(checkpoint) !== text) throw malformed('the text is not in its one form');
+  return checkpoint;
 };
 
 const splitNote = (note: string): { text: string; signatures: NoteSignature[] } => {

@@ -9,7 +9,7 @@ import { openModule, resolveHsm } from '../../signer/pkcs11-module.ts';
 import { configOf, temporaryFolder, withoutSofthsm } from '../support/token-home.ts';
 
 const skip = withoutSofthsm;
-const labels = ['sigillo-authority', 'sigillo-timestamp'];
+const labels = ['sigillo-authority', 'sigillo-timestamp', 'sigillo-journal'];
 let folder: ReturnType<typeof temporaryFolder>;
 beforeEach(() => {
   folder = temporaryFolder();
@@ -18,7 +18,7 @@ afterEach(() => folder.remove());
 
 const modeOf = (path: string): string => (statSync(path).mode & 0o777).toString(8);
 
-/** Both tokens are there once, and take their PINs. */
+/** All tokens are there once, and take their PINs. */
 const assertUsable = (home = folder.path): void => {
   const hsm = resolveHsm(configOf(home));
   const module = openModule(hsm);
@@ -29,7 +29,7 @@ const assertUsable = (home = folder.path): void => {
         .map(({ label }) => label)
         .filter((label) => label !== '')
         .toSorted(),
-      labels,
+      labels.toSorted(),
     );
     for (const slot of hsm.slots) module.login(slot);
   } finally {
@@ -37,14 +37,14 @@ const assertUsable = (home = folder.path): void => {
   }
 };
 
-test('makes two tokens with PINs of their own, and no file that others can read', { skip }, () => {
+test('makes the tokens with PINs of their own, and no file that others can read', { skip }, () => {
   const paths = homePaths(folder.path);
   assert.deepEqual(ensureEmbeddedTokens(configOf(folder.path)), labels);
   assertUsable();
   const pins = readdirSync(paths.pinFolder).map((name) => join(paths.pinFolder, name));
-  assert.equal(pins.length, 4);
+  assert.equal(pins.length, 6);
   const values = pins.map((file) => readFileSync(file, 'utf8'));
-  assert.equal(new Set(values).size, 4);
+  assert.equal(new Set(values).size, 6);
   for (const value of values) assert.match(value, /^[a-z2-9]{32}\n$/);
   for (const file of [...pins, paths.softhsmConf]) assert.equal(modeOf(file), '600');
   for (const path of [paths.pinFolder, paths.tokenFolder]) assert.equal(modeOf(path), '700');
@@ -102,7 +102,7 @@ test('a token with an SO PIN and no user PIN gets its user PIN', { skip }, () =>
   const soPin = readFileSync(join(paths.pinFolder, 'sigillo-authority.so-pin'), 'utf8').trim();
   module.lib.C_InitToken(blank!.slot.handle, soPin, 'sigillo-authority'.padEnd(32));
   module.close();
-  assert.deepEqual(ensureEmbeddedTokens(config), ['sigillo-timestamp']);
+  assert.deepEqual(ensureEmbeddedTokens(config), ['sigillo-timestamp', 'sigillo-journal']);
   assertUsable();
 });
 

@@ -46,7 +46,7 @@ test('both ways to configure an HSM have one shape', { skip }, () => {
   assert.equal(slotForPurpose(embedded, 'authority').label, 'sigillo-authority');
   assert.equal(slotForPurpose(embedded, 'timestamp').pinFile, join(paths.pinFolder, 'sigillo-timestamp.pin'));
   assert.throws(() => slotForPurpose(embedded, 'ocsp'), code('CONFIG_INVALID', /ocsp/));
-  const slots = [{ label: 'one', purposes: ['timestamp'], pinFile: '/pin' }];
+  const slots = [{ label: 'one', purposes: ['timestamp', 'journal'], pinFile: '/pin' }];
   const module = resolveHsm(configOf(folder.path, { hsm: { mode: 'module', module: '/m.so', slots, environment: { A: 'b' } } }));
   assert.deepEqual(module, { modulePath: '/m.so', environment: { A: 'b' }, slots });
 });
