@@ -16,8 +16,8 @@ import { type OpsServer, serveOps } from './ops-server.ts';
 
 /** What a service process hands to its frame once it serves. */
 export interface ChildService {
-  /** Stops accepting, answers what was accepted, closes what is open. Called once. */
-  stop(): Promise<void>;
+  /** Stops accepting, answers what was accepted, closes what is open. Called once, with the reason for the journal. */
+  stop(reason: string): Promise<void>;
   /** `await registry.getMetricsAsJSON()` */
   metrics(): Promise<unknown>;
   health(): Promise<readonly HealthItem[]>;
@@ -86,10 +86,11 @@ const serve = async (config: Config, start: (config: Config) => Promise<ChildSer
     if (isAsk(message)) void answer(service, message);
   });
   say({ type: 'ready' });
-  const failure = await Promise.race([stopping.then(() => undefined), ...(service.failed === undefined ? [] : [service.failed])]);
-  await service.stop();
+  const failed = service.failed === undefined ? [] : [service.failed];
+  const end = await Promise.race([stopping, ...failed]);
+  await service.stop(end instanceof Error ? end.message : end);
   await alone?.close();
-  if (failure !== undefined) throw failure;
+  if (end instanceof Error) throw end;
 };
 
 /**

@@ -7,8 +7,7 @@
 import { X509Certificate } from 'node:crypto';
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { basename, join } from 'node:path';
-import type { Session } from 'graphene-pk11';
-import { syncTree, writeFileAtomic } from '../config/atomic-file.ts';
+import { writeFileAtomic } from '../config/atomic-file.ts';
 import { SigilloError } from '../config/errors.ts';
 import { homePaths } from '../config/home.ts';
 import type { Config } from '../config/schema.ts';
@@ -17,7 +16,9 @@ import { DerError } from '../pki/der.ts';
 import { samePublicKey } from '../pki/public-key.ts';
 import { parseTsuFileName, tsuFileName, tsuKeyLabel } from '../pki/tsu-files.ts';
 import { isTimeStampingCertificate, privateKeyUsagePeriod } from '../pki/tsu-usage.ts';
-import { findKey, generateKeyPair, keyState, selfTest, type TokenKey } from '../signer/token-keys.ts';
+import { findKey, keyState, selfTest, type TokenKey } from '../signer/token-keys.ts';
+import { makeKey, type OpenToken } from './make-key.ts';
+import { tellCertificateIssued, tellKeyGenerated } from './setup-events.ts';
 
 /** A TSU with less time left is replaced at start, so that a service that starts every week never meets the limit. */
 const usageLeftMsMin = 7 * 86_400_000;
@@ -35,9 +36,9 @@ interface Holder {
 /** What the demonstration PKI stands on. */
 export interface DemonstrationContext {
   readonly config: Config;
-  /** Read-write and logged in: the token with the CA keys, and the one with the TSU keys; one session if they are one. */
-  readonly authoritySession: Session;
-  readonly timestampSession: Session;
+  /** The token with the CA keys, and the one with the TSU keys; one session if they are one. */
+  readonly authority: OpenToken;
+  readonly timestamp: OpenToken;
   readonly now: () => Date;
   readonly made: (what: string) => void;
 }
@@ -77,24 +78,12 @@ const checkKey = (file: string, key: TokenKey | undefined, label: string, certif
   return key;
 };
 
-/** SoftHSM writes its objects without fsync: a certificate must not survive a power cut that its key does not. */
-const makeDurable = (config: Config): void => {
-  if (config.hsm.mode === 'embedded') syncTree(homePaths(config.home).tokenFolder);
-};
-
-const makeKey = (context: DemonstrationContext, session: Session, label: string, scheme: KeyScheme): TokenKey => {
-  const key = generateKeyPair(session, { label, scheme });
-  selfTest(key);
-  makeDurable(context.config);
-  return key;
-};
-
 const ensureCa = async (context: DemonstrationContext, kind: 'root-ca' | 'timestamp-ca', issuer: Holder | undefined): Promise<Holder> => {
   const paths = homePaths(context.config.home);
   const [file, label] =
     kind === 'root-ca' ? [paths.rootCertificate, caKeyLabels.root] : [paths.timestampCaCertificate, caKeyLabels.timestampCa];
-  const session = context.authoritySession;
-  const found = findKey(session, label, caScheme);
+  const { config, authority } = context;
+  const found = findKey(authority.session, label, caScheme);
   if (existsSync(file)) {
     const [certificate] = readChain(file);
     checkIssuedBy(file, certificate, issuer?.certificate ?? certificate);
@@ -103,7 +92,9 @@ const ensureCa = async (context: DemonstrationContext, kind: 'root-ca' | 'timest
     return { key: checkKey(file, found, label, certificate), certificate };
   }
   // A CA key has no limit of use, so one that lost its certificate can have another; under the same key and name, what it issued stays valid.
-  const key = found ?? makeKey(context, session, label, caScheme);
+  const key = found ?? makeKey(config, authority, label, caScheme);
+  // An interruption may have come before it was told. A token that is not ours alone may have its key from another host.
+  if (found !== undefined && config.hsm.mode === 'embedded') tellKeyGenerated(config, authority.label, found);
   // pkijs costs 60 ms to load, and only a start that makes something needs it.
   const { issueCertificate } = await import('../authority/issue.ts');
   const certificate = await issueCertificate({
@@ -113,6 +104,7 @@ const ensureCa = async (context: DemonstrationContext, kind: 'root-ca' | 'timest
     now: context.now(),
   });
   selfTest(key, certificate);
+  tellCertificateIssued(config, kind, certificate);
   writeChain(file, [certificate]);
   context.made(basename(file));
   return { key, certificate };
@@ -142,7 +134,7 @@ const checkTsu = (context: DemonstrationContext, name: string, timestampCa: X509
   const [certificate] = readChain(file);
   checkIssuedBy(file, certificate, timestampCa);
   const leftMs = usageEnd(file, certificate).getTime() - context.now().getTime();
-  const key = findKey(context.timestampSession, parsed.keyLabel, keyScheme(parsed.algorithm));
+  const key = findKey(context.timestamp.session, parsed.keyLabel, keyScheme(parsed.algorithm));
   // The key of a retired TSU is destroyed some day; its certificate stays for ever.
   if (key !== undefined || leftMs > 0) checkKey(file, key, parsed.keyLabel, certificate);
   return leftMs;
@@ -154,14 +146,14 @@ const checkTsu = (context: DemonstrationContext, name: string, timestampCa: X509
  */
 const nextTsuNumber = (context: DemonstrationContext, algorithm: string, last: number): number => {
   let n = last + 1;
-  while (keyState(context.timestampSession, tsuKeyLabel(algorithm, n)) === 'whole') n += 1;
+  while (keyState(context.timestamp.session, tsuKeyLabel(algorithm, n)) === 'whole') n += 1;
   return n;
 };
 
 const makeTsu = async (context: DemonstrationContext, n: number, timestampCa: Holder): Promise<void> => {
   const { algorithm } = context.config.timestamp;
   const file = join(homePaths(context.config.home).pkiFolder, tsuFileName(algorithm, n));
-  const key = makeKey(context, context.timestampSession, tsuKeyLabel(algorithm, n), keyScheme(algorithm));
+  const key = makeKey(context.config, context.timestamp, tsuKeyLabel(algorithm, n), keyScheme(algorithm));
   const { issueCertificate } = await import('../authority/issue.ts');
   const certificate = await issueCertificate({
     kind: 'tsu',
@@ -173,6 +165,7 @@ const makeTsu = async (context: DemonstrationContext, n: number, timestampCa: Ho
   if (usageEnd(file, certificate) >= certificate.validToDate) {
     throw invalid(homePaths(context.config.home).timestampCaCertificate, 'it ends too early to issue another timestamping unit');
   }
+  tellCertificateIssued(context.config, 'tsu', certificate);
   writeChain(file, [certificate, timestampCa.certificate]);
   context.made(basename(file));
 };

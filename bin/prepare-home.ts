@@ -13,6 +13,8 @@ import { ensureEmbeddedTokens } from '../signer/embedded-token.ts';
 import { type Hsm, type HsmModule, type HsmSlot, openModule, resolveHsm, slotForPurpose } from '../signer/pkcs11-module.ts';
 import { ensureAuthorities, ensureTsu } from './demonstration-pki.ts';
 import { checkInstalledTsu } from './installed-tsu.ts';
+import { ensureJournalKey } from './journal-key.ts';
+import type { OpenToken } from './make-key.ts';
 
 const prepareFolder = (config: Config): void => {
   const paths = homePaths(config.home);
@@ -32,16 +34,23 @@ const prepareFolder = (config: Config): void => {
 
 /** Slots that a start reads or writes keys in; others are the business of whoever uses them. */
 const slotsInUse = (config: Config, hsm: Hsm): readonly HsmSlot[] => {
-  if (config.timestamp.tsu.source === 'installed') return hsm.slots.filter(({ purposes }) => purposes.includes('timestamp'));
-  return [...new Set([slotForPurpose(hsm, 'authority'), slotForPurpose(hsm, 'timestamp')])];
+  const stamping =
+    config.timestamp.tsu.source === 'installed'
+      ? hsm.slots.filter(({ purposes }) => purposes.includes('timestamp'))
+      : [slotForPurpose(hsm, 'authority'), slotForPurpose(hsm, 'timestamp')];
+  return [...new Set([...stamping, slotForPurpose(hsm, 'journal')])];
 };
+
+const openToken = (module: HsmModule, { label }: HsmSlot): OpenToken => ({
+  label,
+  session: module.openSession(label, { readWrite: true }),
+});
 
 const prepareDemonstration = async (config: Config, hsm: Hsm, module: HsmModule, progress: Progress, now: () => Date): Promise<void> => {
   const [authoritySlot, timestampSlot] = [slotForPurpose(hsm, 'authority'), slotForPurpose(hsm, 'timestamp')];
-  const authoritySession = module.openSession(authoritySlot.label, { readWrite: true });
-  const timestampSession =
-    timestampSlot === authoritySlot ? authoritySession : module.openSession(timestampSlot.label, { readWrite: true });
-  const context = { config, authoritySession, timestampSession, now, made: progress.made };
+  const authority = openToken(module, authoritySlot);
+  const timestamp = timestampSlot === authoritySlot ? authority : openToken(module, timestampSlot);
+  const context = { config, authority, timestamp, now, made: progress.made };
   progress.begin('Demonstration root CA and timestamp CA');
   const { timestampCa } = await ensureAuthorities(context);
   progress.begin(`Timestamping unit (${config.timestamp.algorithm})`);
@@ -76,7 +85,7 @@ export const firstStart = async (config: Config, report: (line: string) => void,
   const now = options.now ?? (() => new Date());
   const embedded = config.hsm.mode === 'embedded';
   const demonstration = config.timestamp.tsu.source === 'demonstration';
-  const progress = createProgress(2 + (embedded ? 1 : 0) + (demonstration ? 2 : 1), report);
+  const progress = createProgress(3 + (embedded ? 1 : 0) + (demonstration ? 2 : 1), report);
   progress.begin(`Home folder ${config.home}`);
   prepareFolder(config);
   if (embedded) {
@@ -94,6 +103,8 @@ export const firstStart = async (config: Config, report: (line: string) => void,
       progress.begin('Installed timestamping unit');
       await checkInstalledTsu(config, hsm, module, now());
     }
+    progress.begin('Key of the journal');
+    ensureJournalKey(config, openToken(module, slotForPurpose(hsm, 'journal')), progress.made);
   } finally {
     module.close();
   }

@@ -23,12 +23,27 @@ export type ClockReading =
 
 const baselineAt = 0;
 const untrustedUntilAt = 1;
+const stepsAt = 2;
+const lastStepAt = 3;
 
 /** Memory that all threads of a signer share; make it once. */
 export const createClockMemory = (): SharedArrayBuffer => {
-  const memory = new SharedArrayBuffer(2 * Float64Array.BYTES_PER_ELEMENT);
+  const memory = new SharedArrayBuffer(4 * Float64Array.BYTES_PER_ELEMENT);
   new Float64Array(memory)[baselineAt] = Number.NaN;
   return memory;
+};
+
+export interface ClockSteps {
+  /** Steps that any thread has seen. */
+  readonly count: number;
+  /** By how much the clock was set at the last one; negative: back. */
+  readonly lastMs: number;
+}
+
+/** What the threads that share this memory have seen. */
+export const readClockSteps = (memory: SharedArrayBuffer): ClockSteps => {
+  const shared = new Float64Array(memory);
+  return { count: shared[stepsAt] as number, lastMs: shared[lastStepAt] as number };
 };
 
 export interface GuardedClock {
@@ -49,7 +64,11 @@ export const createGuardedClock = (memory: SharedArrayBuffer, sources: ClockSour
       const baseline = shared[baselineAt] as number;
       // Following small differences lets the clock be slewed; a step shows between two readings, which are never far apart.
       shared[baselineAt] = difference;
-      if (Math.abs(difference - baseline) > options.stepMsMax) shared[untrustedUntilAt] = monotonic + options.settleMs;
+      if (Math.abs(difference - baseline) > options.stepMsMax) {
+        shared[untrustedUntilAt] = monotonic + options.settleMs;
+        shared[lastStepAt] = difference - baseline;
+        shared[stepsAt] = (shared[stepsAt] as number) + 1;
+      }
       if (monotonic < (shared[untrustedUntilAt] as number)) return stepped;
       if (options.required) return unverified;
       return { kind: 'time', unixMillis: Math.floor(wall), state: 'unverified' };

@@ -11,82 +11,29 @@ import type { Logger } from '../observability/log.ts';
 import type { HealthItem } from '../observability/ops-app.ts';
 import { createSignerMetrics, type SignerMetrics } from '../observability/signer-metrics.ts';
 import { stampOutcomes } from '../queue/answer-block.ts';
-import { laneKeys } from '../queue/keys.ts';
 import { type LaneAnswerBatch, type LaneEntry, LaneResponder } from '../queue/lane-responder.ts';
 import { connectRedis, type RedisClient, redisHealth, whenReady } from '../queue/redis.ts';
 import { monotonicMs } from '../queue/redis-clock.ts';
-import { type ClockReading, createClockMemory, createGuardedClock } from './clock.ts';
-import { configuredTsu, knownChains } from './configured-tsu.ts';
+import { watchClock } from './clock-watch.ts';
+import { configuredTsu } from './configured-tsu.ts';
+import { takeUpJournalDuties } from './journal-duties.ts';
 import { type HsmModule, openModule, resolveHsm, slotForPurpose } from './pkcs11-module.ts';
 import type { StampTaskResult, Tsu } from './stamp-task.ts';
 import { StampingPool } from './stamping-pool.ts';
 import { findKey, selfTest } from './token-keys.ts';
+import { TokenWatch } from './token-watch.ts';
 
 export interface SignerService {
   /** Resolves when the token has failed for longer than the patience: the module must be loaded anew, which takes a new process. */
   readonly failed: Promise<Error>;
   metrics(): Promise<unknown>;
   health(): Promise<readonly HealthItem[]>;
-  stop(): Promise<void>;
+  /** @param reason for the journal */
+  stop(reason: string): Promise<void>;
 }
 
 /** How long a start waits for Redis before it fails, and the supervisor tries again. */
 const redisPatienceMs = 10_000;
-/** The clock is looked at so often that slewing never looks like a step (500 ppm of a second: 0.5 ms). */
-const clockCheckMs = 1_000;
-
-/**
- * How long every stamp may fail in the token before the signer gives up. A module that lost its token does not find it
- * again without C_Finalize (SoftHSM 2.6.1), which would pull it from under all threads: the supervisor starts a new process,
- * and that one does not serve before its key has proved itself.
- */
-const tokenPatienceMs = 2_000;
-const sayAgainMs = 10_000;
-
-/** Watches whether the token does its work. */
-class TokenWatch {
-  readonly failed: Promise<Error>;
-  #timer: NodeJS.Timeout | undefined;
-  #giveUp: (error: Error) => void = () => undefined;
-  readonly #log: Logger;
-  #said: string | undefined;
-  #saidAtMs = 0;
-
-  constructor(log: Logger) {
-    this.#log = log;
-    this.failed = new Promise((resolve) => {
-      this.#giveUp = resolve;
-    });
-  }
-
-  get failing(): boolean {
-    return this.#timer !== undefined;
-  }
-
-  note({ outcomes, failure }: StampTaskResult): void {
-    if (failure !== undefined) this.#say(failure);
-    if (outcomes.granted > 0) {
-      if (this.failing) this.#log.info('stamps are signed again');
-      this.close();
-    } else if (failure?.code.startsWith('HSM_') === true) {
-      this.#timer ??= setTimeout(() => this.#giveUp(new SigilloError('HSM_DEVICE', failure.message)), tokenPatienceMs);
-    }
-  }
-
-  /** A token that is away fails hundreds of batches a second: one line says as much as all of them. */
-  #say(failure: NonNullable<StampTaskResult['failure']>): void {
-    const now = monotonicMs();
-    if (failure.code === this.#said && now - this.#saidAtMs < sayAgainMs) return;
-    this.#said = failure.code;
-    this.#saidAtMs = now;
-    this.#log.error(failure, 'stamps fail in the signer; their clients get systemFailure');
-  }
-
-  close(): void {
-    clearTimeout(this.#timer);
-    this.#timer = undefined;
-  }
-}
 
 /** Finds key and certificate in the token and lets the key prove itself. @throws HSM_KEY_MISSING, HSM_KEY_MISMATCH, HSM_SELFTEST_FAILED */
 const proveTsu = (module: HsmModule, tsu: Tsu): void => {
@@ -100,25 +47,6 @@ const proveTsu = (module: HsmModule, tsu: Tsu): void => {
   }
 };
 
-/**
- * Certificates stay published for ever, also those of TSUs long retired: clients verify old stamps with them. Published again
- * at each connection, because a Redis that comes back may have come back empty.
- */
-const publishChains = async (redis: RedisClient, config: Config, log: Logger): Promise<void> => {
-  const certificates = knownChains(config).flat();
-  const fields = certificates.flatMap((certificate) => [
-    certificate.fingerprint256.replaceAll(':', '').toLowerCase(),
-    certificate.toString(),
-  ]);
-  const publish = async (): Promise<void> => {
-    await redis.hset(laneKeys('timestamp').certificates, ...fields);
-  };
-  await publish();
-  redis.on('ready', () => {
-    publish().catch((error: unknown) => log.warn({ err: error }, 'certificates: not published, trying again at the next connection'));
-  });
-};
-
 const connect = async (config: Config, name: string, role: 'command' | 'blocking', log: Logger): Promise<RedisClient> => {
   const client = connectRedis(config, name, role);
   logConnection(client, name, log);
@@ -127,25 +55,6 @@ const connect = async (config: Config, name: string, role: 'command' | 'blocking
     throw new SigilloError('REDIS_UNAVAILABLE', cause.message, { cause });
   });
   return client;
-};
-
-const describeClock = (reading: ClockReading): HealthItem => ({
-  name: 'clock',
-  ok: reading.kind === 'time',
-  detail: reading.kind === 'time' ? 'system clock, not verified against any source' : `stamping stopped: ${reading.reason}`,
-});
-
-/** Looks at the clock that all threads share, and says when its state changes. */
-const watchClock = (time: Config['time'], log: Logger): { readonly memory: SharedArrayBuffer; health(): HealthItem; close(): void } => {
-  const memory = createClockMemory();
-  const clock = createGuardedClock(memory, { wallMs: Date.now, monotonicMs }, time);
-  let reading = clock.read();
-  const timer = setInterval(() => {
-    const before = reading;
-    reading = clock.read();
-    if (before.kind !== reading.kind) log.warn(describeClock(reading), 'clock: state changed');
-  }, clockCheckMs);
-  return { memory, health: () => describeClock(reading), close: () => clearInterval(timer) };
 };
 
 /** What the pool makes of one lane entry, counted once its answer is on its way. */
@@ -184,9 +93,9 @@ export const startSigner = async (config: Config, log: Logger): Promise<SignerSe
 
   const command = await connect(config, 'signer', 'command', log);
   const blocking = await connect(config, 'signer-reader', 'blocking', log);
-  await publishChains(command, config, log);
+  const journal = await takeUpJournalDuties({ config, log, command, hsm, module, tsu });
 
-  const clock = watchClock(config.time, log);
+  const clock = watchClock({ time: config.time, log, recorder: journal.recorder });
   const threads = config.signer.workers ?? availableParallelism();
   const signerId = `${hostname()}-${process.pid}-${randomBytes(4).toString('hex')}`;
   const pool = await StampingPool.start(
@@ -208,6 +117,7 @@ export const startSigner = async (config: Config, log: Logger): Promise<SignerSe
     sessionsOpen: threads + 1,
     entriesBusy: () => responder?.busy ?? 0,
     sessionsBusy: () => pool.busyThreads,
+    journalKeyUp: () => journal.keyUp,
   });
   responder = await LaneResponder.start({
     command,
@@ -217,7 +127,6 @@ export const startSigner = async (config: Config, log: Logger): Promise<SignerSe
     capacity: threads * config.signer.batchesPerWorker,
     deadAfterMs: config.signer.deadAfterMs,
     deadlineMs: config.timestamp.deadlineMs,
-    journalBlocksMax: 100_000,
     work: createWork(pool, watch, metrics),
     on: {
       claimed(entries) {
@@ -244,11 +153,12 @@ export const startSigner = async (config: Config, log: Logger): Promise<SignerSe
         clock.health(),
       ];
     },
-    async stop() {
+    async stop(reason) {
       await lane.close();
       await pool.close();
       clock.close();
       watch.close();
+      await journal.stop(reason);
       command.disconnect();
       blocking.disconnect();
       try {

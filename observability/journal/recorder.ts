@@ -106,6 +106,8 @@ export class JournalRecorder {
   }
 
   async #sendAll(): Promise<void> {
+    // A program that has just started is still connecting: nothing to complain of.
+    if (this.#options.redis.status !== 'ready') return this.#tryLater();
     while (this.#waiting.length > 0) {
       const batch = this.#waiting.slice(0, eventsPerEntry);
       try {
@@ -113,14 +115,16 @@ export class JournalRecorder {
         this.#waiting.splice(0, batch.length);
       } catch (error) {
         this.#options.onFailed?.(error);
-        if (!this.#closed) {
-          this.#retry = setTimeout(() => {
-            this.#retry = undefined;
-            this.#send();
-          }, retryMs);
-        }
-        return;
+        return this.#tryLater();
       }
     }
+  }
+
+  #tryLater(): void {
+    if (this.#closed) return;
+    this.#retry = setTimeout(() => {
+      this.#retry = undefined;
+      this.#send();
+    }, retryMs);
   }
 }

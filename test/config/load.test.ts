@@ -9,7 +9,7 @@ import { isLoopback } from '../../config/schema.ts';
 import { readSecretFile } from '../../config/secrets.ts';
 
 const installed = {
-  hsm: { mode: 'module', module: '/lib/p11.so', slots: [{ label: 'a', purposes: ['timestamp'], pinFile: '/pin' }] },
+  hsm: { mode: 'module', module: '/lib/p11.so', slots: [{ label: 'a', purposes: ['timestamp', 'journal'], pinFile: '/pin' }] },
   timestamp: { tsu: { source: 'installed', keyLabel: 'k', chainFile: '/chain.pem' } },
   trust: { rootsFile: '/roots.pem' },
 };
@@ -78,7 +78,10 @@ describe('schema of the configuration', () => {
       ['timestamp.deadlineMs', 100, 60_000],
       ['time.stepMsMax', 10, 1_000],
       ['time.settleMs', 100, 3_600_000],
-      ['journal.blocksMax', 16, 1_000_000],
+      ['journal.waitingMax', 16, 10_000_000],
+      ['journal.spool.megabytesMax', 1, 10_000_000],
+      ['journal.checkpoint.seconds', 1, 86_400],
+      ['journal.checkpoint.events', 1, 10_000_000],
       ['shutdownMs', 1_000, 120_000],
     ];
     // Room for the values that a cross check ties to another key.
@@ -130,6 +133,13 @@ describe('schema of the configuration', () => {
     assert.doesNotThrow(() => parseConfig(installed));
     refused({ ...installed, hsm: { mode: 'embedded' } }, 'timestamp.tsu.source');
     refused({ ...installed, trust: {} }, 'trust.rootsFile');
+    const [slot] = installed.hsm.slots;
+    refused({ ...installed, hsm: { ...installed.hsm, slots: [{ ...slot, purposes: ['timestamp'] }] } }, 'hsm.slots');
+    const apart = [
+      { ...slot, purposes: ['timestamp'] },
+      { ...slot, label: 'b', purposes: ['journal'] },
+    ];
+    assert.doesNotThrow(() => parseConfig({ ...installed, hsm: { ...installed.hsm, slots: apart } }));
   });
 
   test('anonymous on a public address needs a second yes', () => {
