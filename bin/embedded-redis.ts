@@ -10,8 +10,15 @@ import { Redis } from 'ioredis';
 import { SigilloError } from '../config/errors.ts';
 import type { HomePaths } from '../config/home.ts';
 import type { Config } from '../config/schema.ts';
+import { durabilitySettings } from '../queue/redis-durability.ts';
 
 export type EmbeddedRedisConfig = Extract<Config['redis'], { mode: 'embedded' }>;
+
+export interface EmbeddedRedisOptions {
+  readonly redis: EmbeddedRedisConfig;
+  /** What `journal.durability` promises. */
+  readonly durability: Config['journal']['durability'];
+}
 
 const pollMs = 10;
 const pingDeadlineMs = 1_000;
@@ -28,7 +35,7 @@ const makePrivateFolder = (folder: string): void => {
   chmodSync(folder, 0o700);
 };
 
-const redisArguments = (config: EmbeddedRedisConfig, paths: HomePaths): string[] => {
+const redisArguments = ({ redis, durability }: EmbeddedRedisOptions, paths: HomePaths): string[] => {
   const options: Record<string, string> = {
     port: '0',
     unixsocket: paths.redisSocket,
@@ -37,13 +44,11 @@ const redisArguments = (config: EmbeddedRedisConfig, paths: HomePaths): string[]
     daemonize: 'no',
     logfile: join(paths.redisFolder, 'redis.log'),
     loglevel: 'notice',
-    appendonly: 'yes',
-    appendfsync: 'everysec',
+    ...durabilitySettings[durability],
     // Snapshots would fork the process for nothing: the append-only file is the copy.
     save: '',
-    'no-appendfsync-on-rewrite': 'yes',
     'auto-aof-rewrite-min-size': '512mb',
-    maxmemory: `${config.maxMemoryMb}mb`,
+    maxmemory: `${redis.maxMemoryMb}mb`,
     // What was accepted must not vanish: a full Redis refuses writes instead.
     'maxmemory-policy': 'noeviction',
   };
@@ -51,11 +56,11 @@ const redisArguments = (config: EmbeddedRedisConfig, paths: HomePaths): string[]
 };
 
 /** Starts the server process; it is not ready yet. */
-export const spawnRedis = (config: EmbeddedRedisConfig, paths: HomePaths): ChildProcess => {
+export const spawnRedis = (options: EmbeddedRedisOptions, paths: HomePaths): ChildProcess => {
   makePrivateFolder(paths.redisFolder);
   makePrivateFolder(dirname(paths.redisSocket));
   // A process group of its own: Ctrl-C in the terminal must reach Redis last, through the supervisor.
-  return spawn(config.serverPath, redisArguments(config, paths), { detached: true, stdio: ['ignore', 'inherit', 'inherit'] });
+  return spawn(options.redis.serverPath, redisArguments(options, paths), { detached: true, stdio: ['ignore', 'inherit', 'inherit'] });
 };
 
 /** Runs one conversation on a connection of its own; nothing is retried or queued behind our back. */

@@ -42,7 +42,6 @@ export interface LaneResponderOptions {
   readonly deadAfterMs: number;
   /** Longest time any gateway waits for an answer. */
   readonly deadlineMs: number;
-  readonly journalBlocksMax: number;
   /** Makes the answer. When it throws, the entry stays unanswered, and its gateway refuses it at the deadline. */
   readonly work: (entry: LaneEntry) => Promise<LaneAnswerBatch>;
   readonly on: {
@@ -217,9 +216,9 @@ export class LaneResponder {
   }
 
   async #answer(entry: LaneEntry, batch: LaneAnswerBatch): Promise<void> {
-    const { on, deadlineMs, journalBlocksMax } = this.#options;
+    const { on, deadlineMs } = this.#options;
     const keys = [this.#keys.requests, this.#keys.replies(entry.gatewayId), this.#keys.journal, this.#keys.stamps];
-    const parameters: ScriptArgument[] = [...keys, signerGroup, entry.id, entry.number, batch.block, 2 * deadlineMs, journalBlocksMax];
+    const parameters: ScriptArgument[] = [...keys, signerGroup, entry.id, entry.number, batch.block, 2 * deadlineMs];
     for (const [client, stamps] of batch.stamps) parameters.push(client, stamps);
     const started = monotonicMs();
     for (let attempt = 1; ; attempt += 1) {

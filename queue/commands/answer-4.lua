@@ -10,8 +10,10 @@
   ARGV[3] number of the entry in its gateway
   ARGV[4] block of answers, which is both the reply and the journal's events
   ARGV[5] milliseconds that the replies stream outlives its last entry
-  ARGV[6] approximate number of blocks that the journal stream keeps
-  ARGV[7] client, ARGV[8] stamps granted to it, and so on in pairs
+  ARGV[6] client, ARGV[7] stamps granted to it, and so on in pairs
+
+  The journal stream is never trimmed here: only the journal's writer removes entries, once they are durable elsewhere.
+  Gateways refuse new work when too many wait.
 
   Returns 1 when answered, 0 when somebody else had answered before: an entry that was claimed from a signer that only
   seemed dead, or a retry after a connection that broke before the first answer was read.
@@ -22,8 +24,8 @@ end
 redis.call('XDEL', KEYS[1], ARGV[2])
 redis.call('XADD', KEYS[2], '*', 'n', ARGV[3], 'b', ARGV[4])
 redis.call('PEXPIRE', KEYS[2], ARGV[5])
-redis.call('XADD', KEYS[3], 'MAXLEN', '~', ARGV[6], '*', 'b', ARGV[4])
-for i = 7, #ARGV, 2 do
+redis.call('XADD', KEYS[3], '*', 'b', ARGV[4])
+for i = 6, #ARGV, 2 do
   redis.call('HINCRBY', KEYS[4], ARGV[i], ARGV[i + 1])
 end
 return 1

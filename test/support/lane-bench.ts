@@ -144,7 +144,6 @@ export class LaneBench {
       capacity: 4,
       deadAfterMs: 500,
       deadlineMs: 3_000,
-      journalBlocksMax: 1_000,
       work: async (entry) => grantAll(entry),
       ...more,
       command,
