@@ -1,8 +1,8 @@
 /**
- * Runs the whole service on one machine: private Redis, first-start step, signer and gateway, and the operations address.
+ * Runs the whole service on one machine: private Redis, first-start step, journal, signer and gateway, and the operations address.
  *
  * Guarantees: one supervisor for each home; what dies is started again; a stop answers what was accepted and flushes
- * what was written (gateway, then signer, then Redis), each within config.shutdownMs.
+ * what was written (gateway, then signer, then journal, then Redis), each within config.shutdownMs.
  */
 import { type ChildProcess, fork } from 'node:child_process';
 import { once } from 'node:events';
@@ -41,11 +41,13 @@ import { describeExit, SupervisedProcess, terminate, untilReadyMessage } from '.
 const memoryOptions: Readonly<Record<string, readonly string[]>> = {
   gateway: ['--max-semi-space-size=8', '--single-threaded-gc'],
   signer: ['--max-semi-space-size=2', '--v8-pool-size=1'],
+  journal: ['--max-semi-space-size=8', '--v8-pool-size=1'],
 };
 
 /** The programs that are run; tests put their own in place. */
 interface ServicePrograms {
   readonly firstStart: string;
+  readonly journal: string;
   readonly signer: string;
   readonly gateway: string;
 }
@@ -53,6 +55,7 @@ interface ServicePrograms {
 const program = (file: string): string => fileURLToPath(new URL(file, import.meta.url));
 const ourPrograms: ServicePrograms = {
   firstStart: program('first-start.ts'),
+  journal: program('journal.ts'),
   signer: program('signer.ts'),
   gateway: program('gateway.ts'),
 };
@@ -145,7 +148,7 @@ class Supervisor {
     await this.#step(this.#endLeftovers(this.#lock));
     if (redis.mode === 'embedded') await this.#step(this.#startRedis(redis));
     await this.#step(this.#runFirstStart());
-    const services = (['signer', 'gateway'] as const).map((name) =>
+    const services = (['journal', 'signer', 'gateway'] as const).map((name) =>
       this.#supervise(name, serviceReadyMsMax, {
         spawn: () => this.#fork(this.#programs[name], memoryOptions[name]),
         untilReady: untilReadyMessage,
@@ -161,7 +164,7 @@ class Supervisor {
     const ended = Promise.withResolvers<never>();
     const { redisSocket, redisFolder } = this.#paths;
     const supervised = this.#supervise('redis', redisReadyMsMax, {
-      spawn: () => spawnRedis(redis, this.#paths),
+      spawn: () => spawnRedis({ redis, durability: this.#config.journal.durability }, this.#paths),
       untilReady: async (_child, gone) => {
         try {
           await untilRedisReady(redisSocket, gone);

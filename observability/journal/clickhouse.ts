@@ -4,7 +4,8 @@
  */
 import { readFileSync } from 'node:fs';
 import { Agent } from 'node:http';
-import { type ClickHouseClient, createClient } from '@clickhouse/client';
+import { Readable } from 'node:stream';
+import { type ClickHouseClient, ClickHouseLogLevel, createClient } from '@clickhouse/client';
 import { SigilloError } from '../../config/errors.ts';
 import type { Config } from '../../config/schema.ts';
 import { readSecretFile } from '../../config/secrets.ts';
@@ -15,14 +16,25 @@ export type ServerConfig = Config['journal'] & { readonly url: string };
 /** Longest time for one block or one page; a client that waits longer hangs on a link that is gone. */
 const requestTimeoutMs = 30_000;
 const connectionsMax = 10;
+/** What fails is thrown, and told by who asked: the client's own lines on the console would be in no log. */
+const silent = { level: ClickHouseLogLevel.OFF };
+
+/** How rows get into an embedded engine without becoming strings on the way. */
+type RawInsert = ReturnType<ChdbModule['createChdbConnection']>['chdb']['rawInsert'];
+type ChdbModule = typeof import('chdb/connection');
+const rawInserts = new WeakMap<ClickHouseClient, RawInsert>();
 
 /** A client with the engine in this process; another folder in the same process is refused by the engine. */
 export const embeddedClient = async (folder: string): Promise<ClickHouseClient> => {
+  // The engine's allocator reads this when it is loaded. By itself it keeps 180 MB more of what inserts have freed, to save 2 % of time.
+  process.env['JE_MALLOC_CONF'] ??= 'narenas:1,dirty_decay_ms:0,muzzy_decay_ms:0';
   // Loading the engine takes 300 MB and half a second: only who embeds it pays.
   const { createChdbConnection } = await import('chdb/connection');
+  const connection = createChdbConnection({ path: folder });
   // Client and chdb each bring their own declarations of the same interface, which have a private member and so never match.
-  const connection: unknown = createChdbConnection({ path: folder });
-  return createClient({ connection } as Parameters<typeof createClient>[0]);
+  const client = createClient({ connection: connection as unknown } as Parameters<typeof createClient>[0]);
+  rawInserts.set(client, connection.chdb.rawInsert);
+  return client;
 };
 
 /** A client of a server. @throws CONFIG_UNREADABLE when the password or the CA file cannot be read */
@@ -31,6 +43,7 @@ export const serverClient = (server: ServerConfig): ClickHouseClient =>
     url: server.url,
     database: server.database,
     application: 'sigillo',
+    log: silent,
     request_timeout: requestTimeoutMs,
     max_open_connections: connectionsMax,
     keep_alive: { enabled: true },
@@ -46,6 +59,7 @@ export const socketClient = (socket: string): ClickHouseClient =>
   createClient({
     url: 'http://localhost',
     application: 'sigillo',
+    log: silent,
     request_timeout: requestTimeoutMs,
     http_agent: new Agent({ socketPath: socket, keepAlive: true, maxSockets: connectionsMax } as ConstructorParameters<typeof Agent>[0]),
   });
@@ -80,6 +94,37 @@ export const jsonRows = async <T>(client: ClickHouseClient, { what, query, param
     });
     return result.json<T>();
   });
+
+export interface Insertion {
+  readonly what: string;
+  readonly table: string;
+  readonly columns: readonly string[];
+  /** Rows as TabSeparated; not to be touched before the insert is over. */
+  readonly rows: Buffer;
+  readonly settings: Readonly<Record<string, string | number>>;
+}
+
+/**
+ * Inserts rows that are encoded already: half the CPU time and a third of the memory of rows as objects.
+ * @throws JOURNAL_STORE_UNAVAILABLE with an unknown outcome
+ */
+export const insertRows = async (client: ClickHouseClient, { what, table, columns, rows, settings }: Insertion): Promise<void> => {
+  const rawInsert = rawInserts.get(client);
+  await asking(what, async () => {
+    if (rawInsert !== undefined) {
+      await rawInsert({ table, columns: [...columns], format: 'TabSeparated', values: rows, settings: { ...settings } });
+      return;
+    }
+    const values = Readable.from([rows], { objectMode: false });
+    await client.insert({
+      table,
+      columns: [...columns] as [string, ...string[]],
+      format: 'TabSeparated',
+      values,
+      clickhouse_settings: settings,
+    });
+  });
+};
 
 const readAll = async (stream: AsyncIterable<Uint8Array>): Promise<Buffer> => {
   const chunks: Uint8Array[] = [];

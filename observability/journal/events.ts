@@ -66,6 +66,7 @@ export const eventCatalogue = {
 
   /** Name of the client or operator concerned. */
   'client.added': { retention: 'certificate', detail: personDetail },
+  'client.enabled': { retention: 'certificate', detail: personDetail },
   'client.disabled': { retention: 'certificate', detail: personDetail },
   'client.removed': { retention: 'certificate', detail: personDetail },
   'operator.added': { retention: 'certificate', detail: { name: 'text', permissions: 'text' } },

@@ -7,7 +7,7 @@
  */
 import type { ClickHouseClient } from '@clickhouse/client';
 import { type ChainHead, emptyChain, type SealedEvent } from './chain.ts';
-import { asking, jsonRows, octetRows } from './clickhouse.ts';
+import { asking, insertRows, jsonRows, octetRows } from './clickhouse.ts';
 import { decodeEvent, hashEvent } from './event-encoding.ts';
 import { eventCatalogue, type JournalEvent } from './events.ts';
 import { type Engine, migrate } from './migrations.ts';
@@ -46,8 +46,6 @@ const columns = [
   'sourceIndex',
   'octetsBase64',
 ] as const;
-type Row = Readonly<Record<(typeof columns)[number], string | number>>;
-
 const tailOctets = 8;
 
 /** What `imprintTail` holds for a messageImprint: the last eight octets of the hash, as a decimal number. */
@@ -61,24 +59,39 @@ export const imprintTail = (messageImprint: Uint8Array): string =>
 const tailOf = (event: JournalEvent): string =>
   event.kind === 'timestamp.issued' || event.kind === 'timestamp.refused' ? imprintTail(event.detail.messageImprint) : '0';
 
-const rowOf = ({ event, octets, origin }: StoredEvent): Row => ({
-  sequence: event.sequence,
-  unixMicros: event.unixMicros,
-  clock: event.clock,
-  node: event.node,
-  role: event.role,
-  actor: event.actor,
-  kind: event.kind,
-  subject: event.subject,
-  outcome: event.outcome,
-  retention: eventCatalogue[event.kind].retention,
-  imprintTail: tailOf(event),
-  source: origin.source,
-  sourceMillis: origin.millis,
-  sourceNumber: origin.number,
-  sourceIndex: origin.index,
-  octetsBase64: octets.toString('base64'),
-});
+/** Text in TabSeparated: only these have another spelling. */
+const tsvText = (text: string): string =>
+  /[\\\t\n\r\0\b\f]/.test(text)
+    ? text.replace(
+        /[\\\t\n\r\0\b\f]/g,
+        (character) => `\\${{ '\\': '\\', '\t': 't', '\n': 'n', '\r': 'r', '\0': '0', '\b': 'b', '\f': 'f' }[character]}`,
+      )
+    : text;
+
+/** All columns but the last, which is by far the longest. */
+const headOf = ({ event, origin }: StoredEvent): string => {
+  const { sequence, unixMicros, clock, node, role, actor, kind, subject, outcome } = event;
+  const first = `${sequence}\t${unixMicros}\t${clock}\t${tsvText(node)}\t${role}\t${tsvText(actor)}\t${kind}\t${tsvText(subject)}`;
+  const { source, millis, number, index } = origin;
+  return `${first}\t${outcome}\t${eventCatalogue[kind].retention}\t${tailOf(event)}\t${source}\t${millis}\t${number}\t${index}\t`;
+};
+
+/** Longer than any entry: 64 KiB of octets in base64, and as much for what stands before. */
+const rowOctetsMax = 256 * 1024;
+
+/** Rows as TabSeparated. A buffer that was large enough for one run is for most others. */
+const encodeRows = (run: readonly StoredEvent[], scratch: Buffer): Buffer => {
+  let out = scratch;
+  let at = 0;
+  for (const one of run) {
+    if (at + rowOctetsMax > out.length) out = Buffer.concat([out], 2 * out.length + rowOctetsMax);
+    at += out.write(headOf(one), at, 'utf8');
+    at += out.write(one.octets.toString('base64'), at, 'latin1');
+    out[at] = 0x0a;
+    at += 1;
+  }
+  return out.subarray(0, at);
+};
 
 /** The same run has the same token, whoever sends it; another run behind the same entry has another. */
 const tokenOf = (run: readonly SealedEvent[]): string => {
@@ -107,6 +120,7 @@ const runsOf = (block: readonly StoredEvent[]): StoredEvent[][] => {
 
 export class JournalStore {
   readonly client: ClickHouseClient;
+  #scratch: Buffer = Buffer.alloc(0);
 
   private constructor(client: ClickHouseClient) {
     this.client = client;
@@ -125,22 +139,26 @@ export class JournalStore {
    */
   async insert(block: readonly StoredEvent[]): Promise<void> {
     for (const run of runsOf(block)) {
-      await asking('store a block', () =>
-        this.client.insert({
-          table: 'journal_events',
-          values: run.map(rowOf),
-          columns: [...columns],
-          format: 'JSONEachRow',
+      const rows = encodeRows(run, this.#scratch);
+      // One insert at a time, so the buffer is free again when the next one is encoded; an insert that failed may still read it.
+      this.#scratch = Buffer.alloc(0);
+      await insertRows(this.client, {
+        what: 'store a block',
+        table: 'journal_events',
+        columns,
+        rows,
+        settings: {
+          insert_deduplicate: 1,
+          insert_deduplication_token: tokenOf(run),
           // One block of the engine however long the run is: whole or not at all.
-          clickhouse_settings: {
-            insert_deduplicate: 1,
-            insert_deduplication_token: tokenOf(run),
-            max_insert_block_size: '1048576',
-            min_insert_block_size_rows: '1048576',
-            min_insert_block_size_bytes: '1073741824',
-          },
-        }),
-      );
+          max_insert_block_size: 1_048_576,
+          min_insert_block_size_rows: 1_048_576,
+          min_insert_block_size_bytes: 1_073_741_824,
+          // Two threads for one block take a fifth more CPU time, and a buffer each.
+          input_format_parallel_parsing: 0,
+        },
+      });
+      this.#scratch = Buffer.from(rows.buffer);
     }
   }
 

@@ -1,0 +1,126 @@
+/**
+ * Makes the checkpoints of the journal: the root of what is durable, signed by a signer with the journal's key, timestamped by our own
+ * TSA, put into the journal as an event, and published.
+ *
+ * A checkpoint that cannot be signed is made later, over more entries; one that cannot be stamped is published without a stamp. Neither
+ * holds up the writer.
+ */
+import { createHash } from 'node:crypto';
+import { once } from 'node:events';
+import { setTimeout as delay } from 'node:timers/promises';
+import { writeFileAtomic } from '../../config/atomic-file.ts';
+import { journalKeys } from '../../queue/keys.ts';
+import type { RedisClient } from '../../queue/redis.ts';
+import { monotonicMs } from '../../queue/redis-clock.ts';
+import { type Checkpoint, checkpointText, signedCheckpoint } from './checkpoint.ts';
+import type { EventDraft } from './events.ts';
+import { draftOf } from './recorder.ts';
+import type { JournalSnapshot } from './writer.ts';
+
+/** A checkpoint as it is published: in Redis for the gateways, and in a file beside the store for who verifies. */
+export interface PublishedCheckpoint {
+  readonly size: number;
+  /** Signed note (checkpoint.ts). */
+  readonly note: string;
+  /** TimeStampToken over the SHA-256 of the note's octets, without certificates, base64; null: none could be had. */
+  readonly token: string | null;
+}
+
+export interface CheckpointerOptions {
+  readonly redis: RedisClient;
+  readonly origin: string;
+  readonly seconds: number;
+  readonly events: number;
+  /** Where the newest checkpoint is kept as a file. */
+  readonly file: string;
+  readonly sign: (text: string, signal: AbortSignal) => Promise<{ readonly signature: Uint8Array; readonly spki: Uint8Array }>;
+  /** A TimeStampToken over this SHA-256, without certificates. */
+  readonly stamp: (digest: Uint8Array) => Promise<Uint8Array>;
+  readonly on: { made(outcome: 'made' | 'unstamped' | 'failed', error?: unknown): void };
+}
+
+export interface CheckpointedWriter {
+  readonly snapshot: JournalSnapshot | undefined;
+  append(draft: EventDraft): Promise<unknown>;
+}
+
+const lookMs = 200;
+/** After a failure the next attempt waits, so that a journal without signers does not ask for signatures all the time. */
+const failedPauseMs = 2_000;
+
+export class Checkpointer {
+  readonly #options: CheckpointerOptions;
+  #lastAtMs: number | undefined;
+  #lastForeign = -1;
+
+  constructor(options: CheckpointerOptions) {
+    this.#options = options;
+  }
+
+  /** Seconds since the newest checkpoint that this process made. */
+  get ageSeconds(): number | undefined {
+    return this.#lastAtMs === undefined ? undefined : (monotonicMs() - this.#lastAtMs) / 1_000;
+  }
+
+  /** Makes checkpoints until the signal; it never fails. */
+  async run(writer: CheckpointedWriter, signal: AbortSignal): Promise<void> {
+    const startedAtMs = monotonicMs();
+    while (!signal.aborted) {
+      const snapshot = writer.snapshot;
+      if (snapshot !== undefined && this.#isDue(snapshot, startedAtMs)) {
+        const outcome = await this.#make(writer, snapshot, signal);
+        if (outcome === 'failed') await delay(failedPauseMs, undefined, { signal }).catch(() => undefined); // its end by the abort
+      }
+      await delay(lookMs, undefined, { signal }).catch(() => undefined); // its end by the abort
+    }
+  }
+
+  /** A journal at rest makes none: its last checkpoint and that one's own stamp are no reason for another. */
+  #isDue({ foreign, size }: JournalSnapshot, startedAtMs: number): boolean {
+    if (size === 0 || foreign === this.#lastForeign) return false;
+    if (foreign - Math.max(0, this.#lastForeign) >= this.#options.events) return true;
+    return monotonicMs() - (this.#lastAtMs ?? startedAtMs) >= this.#options.seconds * 1_000;
+  }
+
+  async #make(writer: CheckpointedWriter, snapshot: JournalSnapshot, signal: AbortSignal): Promise<'made' | 'unstamped' | 'failed'> {
+    const { origin, sign, on } = this.#options;
+    const checkpoint: Checkpoint = { origin, size: snapshot.size, root: snapshot.root };
+    try {
+      const { signature, spki } = await sign(checkpointText(checkpoint), signal);
+      const note = signedCheckpoint(checkpoint, spki, signature);
+      const token = await this.#stamp(note, signal);
+      await this.#keep(writer, { size: snapshot.size, note, token: token instanceof Error ? undefined : token });
+      this.#lastAtMs = monotonicMs();
+      this.#lastForeign = snapshot.foreign;
+      const outcome = token instanceof Error ? 'unstamped' : 'made';
+      on.made(outcome, token instanceof Error ? token : undefined);
+      return outcome;
+    } catch (error) {
+      if (!signal.aborted) on.made('failed', error);
+      return 'failed';
+    }
+  }
+
+  async #stamp(note: string, signal: AbortSignal): Promise<Uint8Array | Error> {
+    // At a stop the signers have gone before: nobody would answer.
+    const stopped = once(signal, 'abort').then(() => {
+      throw new Error('the journal is stopping');
+    });
+    try {
+      return await Promise.race([this.#options.stamp(createHash('sha256').update(note).digest()), stopped]);
+    } catch (error) {
+      return error as Error;
+    }
+  }
+
+  /** In the journal first: what is published is durable. */
+  async #keep(writer: CheckpointedWriter, made: { size: number; note: string; token: Uint8Array | undefined }): Promise<void> {
+    const { size, note, token } = made;
+    const detail = { note, token };
+    await writer.append(draftOf({ kind: 'journal.checkpoint', subject: String(size), outcome: 'success', detail }, 'journal'));
+    const published: PublishedCheckpoint = { size, note, token: token === undefined ? null : Buffer.from(token).toString('base64') };
+    const json = JSON.stringify(published);
+    writeFileAtomic(this.#options.file, json, { mode: 0o600 });
+    await this.#options.redis.set(journalKeys.checkpoint, json);
+  }
+}

@@ -1,0 +1,66 @@
+/** The store of a journal process: opened when it is first needed, and kept; an embedded one can be read by others meanwhile. */
+import { mkdirSync } from 'node:fs';
+import { dirname } from 'node:path';
+import type { ClickHouseClient } from '@clickhouse/client';
+import { SigilloError } from '../../config/errors.ts';
+import { homePaths } from '../../config/home.ts';
+import type { Config } from '../../config/schema.ts';
+import { embeddedClient, type ServerConfig, serverClient } from './clickhouse.ts';
+import { type LocalServer, serveLocally } from './local-server.ts';
+import { JournalStore } from './store.ts';
+
+export class OwnStore {
+  readonly #config: Config;
+  #store: Promise<JournalStore> | undefined;
+  #reader: ClickHouseClient | undefined;
+  #server: LocalServer | undefined;
+
+  constructor(config: Config) {
+    this.#config = config;
+  }
+
+  /** @throws JOURNAL_STORE_UNAVAILABLE, JOURNAL_SCHEMA */
+  open(): Promise<JournalStore> {
+    this.#store ??= this.#open().catch((error: unknown) => {
+      this.#store = undefined;
+      throw error;
+    });
+    return this.#store;
+  }
+
+  async #open(): Promise<JournalStore> {
+    const { journal, home } = this.#config;
+    if (journal.url !== undefined) {
+      const client = serverClient(journal as ServerConfig);
+      const engine =
+        journal.replicatedCluster === undefined
+          ? ({ kind: 'single' } as const)
+          : ({ kind: 'replicated', cluster: journal.replicatedCluster } as const);
+      return JournalStore.open(client, engine).catch(async (error: unknown) => {
+        await client.close();
+        throw error;
+      });
+    }
+    const { journalFolder, journalSocket } = homePaths(home);
+    try {
+      mkdirSync(dirname(journalFolder), { recursive: true, mode: 0o700 });
+      mkdirSync(dirname(journalSocket), { recursive: true, mode: 0o700 });
+      const store = await JournalStore.open(await embeddedClient(journalFolder));
+      this.#reader = await embeddedClient(journalFolder);
+      this.#server = await serveLocally(journalSocket, this.#reader);
+      return store;
+    } catch (cause) {
+      if (cause instanceof SigilloError) throw cause;
+      throw new SigilloError('JOURNAL_STORE_UNAVAILABLE', `The embedded ClickHouse in ${journalFolder}: ${(cause as Error).message}`, {
+        cause,
+      });
+    }
+  }
+
+  async close(): Promise<void> {
+    await this.#server?.close();
+    await this.#reader?.close();
+    const store = await this.#store?.catch(() => undefined);
+    await store?.close();
+  }
+}

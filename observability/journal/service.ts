@@ -1,0 +1,324 @@
+/**
+ * The journal process: writes while it holds the lease, stands by while another does. While it writes it also makes the checkpoints
+ * and lets expired entries go.
+ *
+ * It never ends by itself: whatever stops it from writing is told (log, metrics, /readyz) and tried again.
+ */
+import { setTimeout as delay } from 'node:timers/promises';
+import { SigilloError } from '../../config/errors.ts';
+import { homePaths } from '../../config/home.ts';
+import { release } from '../../config/release.ts';
+import type { Config } from '../../config/schema.ts';
+import { requestCheckpointSignature } from '../../queue/checkpoint-signing.ts';
+import { journalKeys } from '../../queue/keys.ts';
+import { Lease } from '../../queue/lease.ts';
+import { connectRedis, type RedisClient, redisHealth, whenReady } from '../../queue/redis.ts';
+import { logConnection } from '../connection-log.ts';
+import type { Logger } from '../log.ts';
+import type { HealthItem } from '../ops-app.ts';
+import type { SealedEvent } from './chain.ts';
+import type { Checkpoint } from './checkpoint.ts';
+import { Checkpointer } from './checkpointer.ts';
+import { createComplaints } from './complaints.ts';
+import { readJournalKey, readKeptCheckpoint } from './kept-checkpoint.ts';
+import { createJournalMetrics, type JournalMetrics } from './metrics.ts';
+import { OwnStore } from './own-store.ts';
+import { JournalReader } from './reader.ts';
+import { JournalRecorder, nodeName } from './recorder.ts';
+import { expirePartitions } from './retention.ts';
+import { createSelfStamping, type SelfStamping } from './self-stamp.ts';
+import { recordStart, recordStop } from './service-events.ts';
+import { Spool } from './spool.ts';
+import { resumeTree, type TreeRecorder } from './tree-store.ts';
+import { JournalWriter } from './writer.ts';
+
+export interface JournalService {
+  metrics(): Promise<unknown>;
+  health(): Promise<readonly HealthItem[]>;
+  stop(reason: string): Promise<void>;
+}
+
+const processName = 'journal';
+/** A dead writer is followed within its length and one look: under 4 s. */
+const leaseMs = 3_000;
+const leaseRenewMs = 750;
+const retryMs = 1_000;
+/** A journal that starts before Redis gives it so long before it complains. */
+const redisPatienceMs = 5_000;
+/** A signer answers within milliseconds; without one the checkpoint is made later. */
+const signDeadlineMs = 5_000;
+/** Partitions are of months: a few looks a day are enough. */
+const expiryEveryMs = 6 * 3_600_000;
+const expiryRetryMs = 60_000;
+
+class Journal implements JournalService {
+  readonly #config: Config;
+  readonly #log: Logger;
+  readonly #redis: RedisClient;
+  readonly #blocking: RedisClient;
+  readonly #lease: Lease;
+  readonly #store: OwnStore;
+  readonly #metrics: JournalMetrics;
+  readonly #recorder: JournalRecorder;
+  readonly #stamping: SelfStamping;
+  readonly #checkpointer: Checkpointer;
+  readonly #complaints: ReturnType<typeof createComplaints>;
+  readonly #stopping = new AbortController();
+  #writer: JournalWriter | undefined;
+  #spool: Spool | undefined;
+  /** Keeps the stored subtrees; undefined until the store can tell where they end. */
+  #tree: TreeRecorder | undefined;
+  #fault: string | undefined;
+  #storeFault: string | undefined;
+  #standingBy = false;
+  #running: Promise<void> = Promise.resolve();
+
+  constructor(config: Config, log: Logger) {
+    this.#config = config;
+    this.#log = log;
+    this.#complaints = createComplaints(log);
+    this.#redis = this.#connect('journal', 'command');
+    this.#blocking = this.#connect('journal-reader', 'blocking');
+    this.#lease = new Lease(this.#redis, { key: journalKeys.writer, lengthMs: leaseMs });
+    this.#store = new OwnStore(config);
+    this.#recorder = new JournalRecorder({ redis: this.#redis, actor: processName });
+    this.#stamping = createSelfStamping(config.timestamp, { command: this.#redis, blocking: this.#blocking });
+    this.#checkpointer = this.#createCheckpointer();
+    this.#metrics = createJournalMetrics({
+      active: () => (this.#writer === undefined ? 0 : 1),
+      storeUp: () => (this.#writer?.storeDown === false ? 1 : 0),
+      size: () => this.#writer?.head.size ?? 0,
+      unshipped: () => this.#writer?.unshipped ?? 0,
+      spoolOctets: () => this.#spool?.octets ?? 0,
+      checkpointAge: () => this.#checkpointer.ageSeconds,
+    });
+  }
+
+  start(): void {
+    void recordStart(this.#recorder, this.#redis, { process: processName, config: this.#config, version: release });
+    this.#running = this.#run();
+  }
+
+  metrics(): Promise<unknown> {
+    return this.#metrics.registry.getMetricsAsJSON();
+  }
+
+  async health(): Promise<readonly HealthItem[]> {
+    const writer = this.#writer;
+    const idle = this.#standingBy ? 'standing by, another process writes' : (this.#fault ?? 'starting');
+    const items: HealthItem[] = [
+      await redisHealth(this.#redis),
+      {
+        name: 'journal',
+        ok: this.#fault === undefined && (writer !== undefined || this.#standingBy),
+        detail: writer === undefined ? idle : `writing, ${writer.head.size} entries`,
+      },
+    ];
+    // Without its store the journal goes on in the spool: an alarm, and no reason to refuse work.
+    if (writer !== undefined) {
+      const detail = writer.storeDown
+        ? `away, ${this.#spool?.octets ?? 0} octets in the spool: ${this.#storeFault ?? 'not known why'}`
+        : `${writer.unshipped ?? 0} entries behind`;
+      items.push({ name: 'journal store', ok: true, detail });
+    }
+    return items;
+  }
+
+  async stop(reason: string): Promise<void> {
+    // The end of the journal process is told by itself, while it can still write it.
+    recordStop(this.#recorder, processName, reason);
+    await this.#recorder.close();
+    this.#stopping.abort();
+    await this.#running;
+    await this.#stamping.close();
+    await this.#store.close();
+    this.#redis.disconnect();
+    this.#blocking.disconnect();
+  }
+
+  #connect(name: string, role: 'command' | 'blocking'): RedisClient {
+    const client = connectRedis(this.#config, name, role);
+    logConnection(client, name, this.#log);
+    return client;
+  }
+
+  #createCheckpointer(): Checkpointer {
+    const { journal, home } = this.#config;
+    const { journalCheckpoint, journalKey } = homePaths(home);
+    return new Checkpointer({
+      redis: this.#redis,
+      origin: journal.origin,
+      ...journal.checkpoint,
+      file: journalCheckpoint,
+      sign: async (text, signal) => {
+        const signed = await requestCheckpointSignature(this.#redis, text, { deadlineMs: signDeadlineMs, signal });
+        const known = readJournalKey(journalKey);
+        // Whoever can write to Redis can answer: only our key counts. A host without signers has no copy of it.
+        if (known !== undefined && !known.equals(signed.spki)) throw new SigilloError('HSM_KEY_MISMATCH', `${journalKey}, checkpoint`);
+        return signed;
+      },
+      stamp: (digest) => this.#stamping.stamp(digest),
+      on: {
+        made: (outcome, error) => {
+          this.#metrics.checkpoint(outcome);
+          if (outcome !== 'made') this.#complaints.say(error, `journal: checkpoint ${outcome}`);
+        },
+      },
+    });
+  }
+
+  async #run(): Promise<void> {
+    const { signal } = this.#stopping;
+    await whenReady(this.#redis, redisPatienceMs).catch(() => undefined); // what is wrong is told below
+    while (!signal.aborted) {
+      try {
+        if (await this.#lease.acquire()) {
+          this.#standingBy = false;
+          await this.#writeWhileHeld(signal);
+        } else {
+          this.#standingBy = true;
+          this.#fault = undefined;
+          await delay(leaseRenewMs, undefined, { signal });
+        }
+      } catch (error) {
+        if (signal.aborted) break;
+        this.#standingBy = false;
+        this.#fault = error instanceof Error ? error.message : String(error);
+        this.#complaints.say(error, 'journal: it cannot be written, trying again');
+        await delay(retryMs, undefined, { signal }).catch(() => undefined); // its end by the stop
+      }
+    }
+  }
+
+  /** Writes until the stop, or throws when it cannot go on or the lease is lost. */
+  async #writeWhileHeld(stop: AbortSignal): Promise<void> {
+    const ended = new AbortController();
+    const beside: Promise<void>[] = [this.#renew(ended.signal)];
+    try {
+      const writer = await this.#openWriter();
+      this.#log.info({ entries: writer.head.size, store: writer.storeDown ? 'away' : 'there' }, 'journal: writing');
+      this.#writer = writer;
+      this.#fault = undefined;
+      this.#complaints.over();
+      const side = AbortSignal.any([stop, ended.signal]);
+      beside.push(this.#checkpointer.run(writer, side), this.#expire(writer, side), this.#keepTree(side));
+      await writer.run(stop);
+    } finally {
+      this.#writer = undefined;
+      ended.abort();
+      await Promise.all(beside);
+      await this.#tree?.flush().catch(() => undefined); // it is made again from the entries
+      this.#tree = undefined;
+      await this.#lease.release().catch(() => undefined); // it ends by itself
+    }
+  }
+
+  async #openWriter(): Promise<JournalWriter> {
+    const { journal, home } = this.#config;
+    const paths = homePaths(home);
+    const checkpoint = await readKeptCheckpoint(this.#redis, paths, journal.origin);
+    // Opened anew each time: after a fault what is on disk counts, not what was remembered.
+    const spool = await Spool.open(journal.spool.folder ?? paths.journalSpool, journal.spool.megabytesMax * 1_000_000);
+    this.#spool = spool;
+    const writer = await JournalWriter.open({
+      redis: this.#redis,
+      node: nodeName(),
+      heldForMs: () => this.#lease.heldForMs,
+      openStore: () => this.#store.open(),
+      spool,
+      block: journal.block,
+      resumeTree: (size) => this.#resumeTree(size, checkpoint),
+      onStored: (block) => this.#noteStored(block),
+      on: {
+        sealed: (entries, lagSeconds) => this.#metrics.sealed(entries, lagSeconds),
+        quarantined: (origin, error) => {
+          this.#metrics.quarantined();
+          this.#log.error({ origin, err: error }, 'journal: an entry cannot be read, it goes into quarantine');
+        },
+        storeFailed: (error) => {
+          this.#metrics.storeFailed();
+          this.#storeFault = error instanceof Error ? error.message : String(error);
+          this.#complaints.say(error, 'journal: ClickHouse does not take blocks, they go into the spool');
+        },
+        storeBack: (shipped) => {
+          this.#storeFault = undefined;
+          this.#complaints.over();
+          this.#log.info({ shipped }, 'journal: ClickHouse has all that was in the spool');
+        },
+        spoolFull: (error) => this.#complaints.say(error, 'journal: no room left, new work will be refused'),
+      },
+    });
+    if (checkpoint !== undefined && checkpoint.size > writer.head.size) {
+      const missing = `${writer.head.size} to ${checkpoint.size - 1}`;
+      throw new SigilloError('JOURNAL_SHORTENED', `Entries ${missing} are under a checkpoint, and not there.`);
+    }
+    return writer;
+  }
+
+  async #resumeTree(size: number, checkpoint: Checkpoint | undefined) {
+    const { client } = await this.#store.open();
+    const fitting = checkpoint !== undefined && checkpoint.size <= size ? checkpoint : undefined;
+    const { tree, recorder } = await resumeTree(new JournalReader(client), size, fitting);
+    this.#tree = recorder;
+    return tree;
+  }
+
+  /** In order: a block that does not follow what the recorder has was read by it from the store already, or makes it start anew. */
+  #noteStored(block: readonly SealedEvent[]): void {
+    for (const { event, hash } of block) {
+      if (this.#tree === undefined || event.sequence < this.#tree.size) continue;
+      if (event.sequence > this.#tree.size) this.#tree = undefined;
+      else this.#tree.append(hash);
+    }
+  }
+
+  /** Stores the subtrees now and then; proofs read entries where they are missing. */
+  async #keepTree(signal: AbortSignal): Promise<void> {
+    while (!signal.aborted) {
+      await delay(retryMs, undefined, { signal }).catch(() => undefined); // its end by the abort
+      const writer = this.#writer;
+      if (writer === undefined || writer.storeDown || signal.aborted) continue;
+      try {
+        const { client } = await this.#store.open();
+        this.#tree ??= (await resumeTree(new JournalReader(client), writer.head.size - (writer.unshipped ?? 0))).recorder;
+        await this.#tree.flush();
+      } catch (error) {
+        this.#complaints.say(error, 'journal: subtrees are not stored');
+      }
+    }
+  }
+
+  async #expire(writer: JournalWriter, signal: AbortSignal): Promise<void> {
+    const months = this.#config.journal.retentionMonths;
+    while (!signal.aborted) {
+      let pauseMs = expiryRetryMs;
+      if (!writer.storeDown && writer.unshipped === 0) {
+        try {
+          const { client } = await this.#store.open();
+          const gone = await expirePartitions({ client, months, now: () => new Date(), append: (draft) => writer.append(draft) });
+          for (const partition of gone) this.#log.info({ partition }, 'journal: entries whose time is over are gone');
+          pauseMs = expiryEveryMs;
+        } catch (error) {
+          if (!signal.aborted) this.#complaints.say(error, 'journal: expired entries are still there');
+        }
+      }
+      await delay(pauseMs, undefined, { signal }).catch(() => undefined); // its end by the abort
+    }
+  }
+
+  async #renew(ended: AbortSignal): Promise<void> {
+    while (!ended.aborted) {
+      await delay(leaseRenewMs, undefined, { signal: ended }).catch(() => undefined); // its end by the abort
+      if (ended.aborted) return;
+      // A renewal that fails is tried again; the writer looks at what is left of the lease before each block.
+      await this.#lease.acquire().catch((error: unknown) => this.#complaints.say(error, 'journal: the lease cannot be renewed'));
+    }
+  }
+}
+
+/** Starts a journal process. It does not wait for Redis or ClickHouse. */
+export const startJournal = (config: Config, log: Logger): Promise<JournalService> => {
+  const journal = new Journal(config, log);
+  journal.start();
+  return Promise.resolve(journal);
+};

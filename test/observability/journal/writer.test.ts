@@ -1,0 +1,387 @@
+import assert from 'node:assert/strict';
+import { randomBytes } from 'node:crypto';
+import { rmSync } from 'node:fs';
+import { join } from 'node:path';
+import { after, afterEach, before, beforeEach, describe, test } from 'node:test';
+import { SigilloError } from '../../../config/errors.ts';
+import { type ChainHead, emptyChain, followChain, headBehind } from '../../../observability/journal/chain.ts';
+import { embeddedClient } from '../../../observability/journal/clickhouse.ts';
+import { encodeDrafts } from '../../../observability/journal/draft-block.ts';
+import type { EventDraft, JournalEvent } from '../../../observability/journal/events.ts';
+import { MerkleTree } from '../../../observability/journal/merkle.ts';
+import { JournalReader } from '../../../observability/journal/reader.ts';
+import { Spool } from '../../../observability/journal/spool.ts';
+import { JournalStore, type StoredEvent } from '../../../observability/journal/store.ts';
+import { JournalWriter } from '../../../observability/journal/writer.ts';
+import type { DecodedStampAnswer, stampOutcomes } from '../../../queue/answer-block.ts';
+import { journalKeys, laneKeys } from '../../../queue/keys.ts';
+import type { RedisClient } from '../../../queue/redis.ts';
+import { makeAnswerBlock } from '../../support/answer-blocks.ts';
+import { redisServerMissing, startTestRedis, type TestRedis } from '../../support/redis-server.ts';
+import { temporaryFolder } from '../../support/token-home.ts';
+import { until } from '../../support/until.ts';
+import { draftOf } from './fixtures.ts';
+
+const lane = laneKeys('timestamp').journal;
+const node = 'node-1';
+
+const answerOf = (serial: Buffer, outcome: (typeof stampOutcomes)[number] = 'granted'): DecodedStampAnswer => ({
+  id: 1,
+  outcome,
+  clock: 'trusted',
+  certReq: false,
+  unixMillis: 1_795_000_000_123,
+  client: 'bank-1',
+  policy: Buffer.from('0603550401', 'hex'),
+  messageImprint: randomBytes(51),
+  serial: outcome === 'granted' ? serial : Buffer.alloc(0),
+  token: outcome === 'granted' ? randomBytes(700) : Buffer.alloc(0),
+});
+
+describe('the writer of the journal', { skip: redisServerMissing() }, () => {
+  const folder = temporaryFolder();
+  const spoolFolder = join(folder.path, 'spool');
+  let server: TestRedis;
+  let redis: RedisClient;
+  let store: JournalStore;
+  before(async () => {
+    server = await startTestRedis();
+    redis = server.connect();
+    store = await JournalStore.open(await embeddedClient(join(folder.path, 'clickhouse')));
+  });
+  after(async () => {
+    await store.close();
+    await server.close();
+    folder.remove();
+  });
+
+  const said: string[] = [];
+  let issued: string[] = [];
+  let running: { stop: AbortController; ended: Promise<unknown> } | undefined;
+  /** Stands between the writer and the store. */
+  let insert: (block: readonly StoredEvent[]) => Promise<void>;
+  let storeAway = false;
+  let heldForMs = 60_000;
+  let spoolOctetsMax = 10_000_000;
+
+  beforeEach(async () => {
+    await redis.flushall();
+    await store.client.command({ query: 'TRUNCATE TABLE journal_events' });
+    rmSync(spoolFolder, { recursive: true, force: true });
+    said.length = 0;
+    issued = [];
+    insert = (block) => store.insert(block);
+    storeAway = false;
+    heldForMs = 60_000;
+    spoolOctetsMax = 10_000_000;
+  });
+  afterEach(async () => {
+    await stop();
+  });
+
+  const away = (): never => {
+    throw new SigilloError('JOURNAL_STORE_UNAVAILABLE', 'away');
+  };
+  const storeBetween = {
+    head: async () => (storeAway ? away() : store.head()),
+    insert: async (block: readonly StoredEvent[]) => (storeAway ? away() : insert(block)),
+    lastOrigins: (rows: number) => store.lastOrigins(rows),
+  } as unknown as JournalStore;
+  const treeOf = async (size: number): Promise<MerkleTree> => {
+    const tree = new MerkleTree();
+    let head: ChainHead = emptyChain;
+    for await (const place of new JournalReader(store.client).read(0, size)) {
+      const step = followChain(head, (place as { octets: Buffer }).octets);
+      assert.ok(step.kind === 'follows');
+      head = headBehind(step.sealed);
+      tree.append(step.sealed.hash);
+    }
+    return tree;
+  };
+  const open = async (): Promise<JournalWriter> =>
+    JournalWriter.open({
+      redis,
+      node,
+      heldForMs: () => heldForMs,
+      openStore: async () => (storeAway ? away() : storeBetween),
+      spool: await Spool.open(spoolFolder, spoolOctetsMax),
+      block: { rowsMax: 50, ageMs: 5 },
+      resumeTree: treeOf,
+      onStored: () => undefined,
+      on: {
+        sealed: () => undefined,
+        quarantined: (origin) => said.push(`quarantined ${origin.split(' ')[0]}`),
+        storeFailed: () => said.push('store failed'),
+        storeBack: (shipped) => said.push(`store back ${shipped}`),
+        spoolFull: () => said.push('spool full'),
+      },
+    });
+  const start = async (): Promise<JournalWriter> => {
+    const writer = await open();
+    const stopping = new AbortController();
+    running = { stop: stopping, ended: writer.run(stopping.signal).catch((error: unknown) => error) };
+    return writer;
+  };
+  const stop = async (): Promise<unknown> => {
+    const { stop: stopping, ended } = running ?? {};
+    running = undefined;
+    stopping?.abort();
+    return ended;
+  };
+  const answer = async (stamps: number, refusals = 0): Promise<void> => {
+    const serials = Array.from({ length: stamps }, () => randomBytes(16));
+    const answers = [
+      ...serials.map((serial) => answerOf(serial)),
+      ...Array.from({ length: refusals }, () => answerOf(Buffer.alloc(0), 'timeNotAvailable')),
+    ];
+    await redis.xadd(lane, '*', 'b', makeAnswerBlock(node, Buffer.alloc(32, 7), answers));
+    issued.push(...serials.map((serial) => serial.toString('hex')));
+  };
+  const tell = async (draft: EventDraft = draftOf('service.logStarted', { optional: true })): Promise<void> => {
+    await redis.xadd(journalKeys.events, '*', 'b', encodeDrafts([draft]));
+  };
+  /** Everything that is stored, followed from the first entry. */
+  const journal = async (): Promise<JournalEvent[]> => {
+    const events: JournalEvent[] = [];
+    let head: ChainHead = emptyChain;
+    for await (const place of new JournalReader(store.client).read(0, 1_000_000)) {
+      assert.ok(place.kind === 'entry');
+      const step = followChain(head, place.octets);
+      assert.ok(step.kind === 'follows', JSON.stringify(step));
+      head = headBehind(step.sealed);
+      events.push(step.sealed.event);
+    }
+    return events;
+  };
+  const assertComplete = async (others: number): Promise<void> => {
+    const events = await journal();
+    const stamps = events.filter(({ kind }) => kind === 'timestamp.issued').map(({ subject }) => subject);
+    assert.deepEqual(stamps.toSorted(), issued.toSorted(), 'every stamp once');
+    assert.equal(events.length - stamps.length, others);
+  };
+  const untilStored = (entries: number): Promise<unknown> => until('it is stored', async () => (await store.head()).size >= entries);
+  const waiting = async (): Promise<number> => (await redis.xlen(lane)) + (await redis.xlen(journalKeys.events));
+
+  test('events of all streams come into the store, in order and once, and leave Redis', async () => {
+    for (let i = 0; i < 30; i += 1) await answer(7, i % 3);
+    await tell();
+    const writer = await start();
+    await untilStored(241);
+    await until('it happens', async () => (await waiting()) === 0);
+    await answer(1);
+    await untilStored(242);
+    await stop();
+    await assertComplete(31);
+    assert.equal(writer.head.size, 242);
+    assert.deepEqual(Buffer.from(writer.snapshot?.root as Uint8Array), Buffer.from((await treeOf(242)).root()));
+  });
+
+  test('a writer that ends is followed by another, behind the same entry; a stop writes what is there', async () => {
+    const first = await start();
+    await answer(5);
+    await answer(5);
+    await stop();
+    assert.equal(first.head.size, 10);
+    await answer(3);
+    const second = await start();
+    assert.deepEqual([second.head.size, second.snapshot?.size], [10, 10]);
+    await untilStored(13);
+    await stop();
+    assert.deepEqual(Buffer.from(second.snapshot?.root as Uint8Array), Buffer.from((await treeOf(13)).root()));
+    await assertComplete(0);
+  });
+
+  test('Redis lost its record: the store tells where to go on', async () => {
+    await start();
+    await answer(5, 1);
+    await untilStored(6);
+    await stop();
+    await redis.flushall();
+    await answer(2);
+    await start();
+    await untilStored(8);
+    await stop();
+    await assertComplete(1);
+  });
+
+  test('a crash after one run of a block: the rest is taken from Redis, and nothing twice', async () => {
+    for (let i = 0; i < 4; i += 1) await answer(3, 2);
+    const runs: number[] = [];
+    insert = async (block) => {
+      const first = block.filter(({ event }) => event.kind === 'timestamp.issued');
+      runs.push(first.length);
+      await store.insert(first);
+      // As kill -9 would: nothing after this happens.
+      await redis.quit();
+      away();
+    };
+    await start();
+    await until('it happens', () => runs.length > 0);
+    assert.ok((await stop()) instanceof Error);
+    redis = server.connect();
+    rmSync(spoolFolder, { recursive: true, force: true });
+    insert = (block) => store.insert(block);
+    assert.equal((await store.head()).size, 12);
+    await start();
+    await untilStored(20);
+    await answer(1);
+    await untilStored(21);
+    await stop();
+    await assertComplete(8);
+  });
+
+  test('the store goes away and comes back: blocks wait in the spool, go in order, and none is lost or there twice', async () => {
+    const writer = await start();
+    await answer(5);
+    await untilStored(5);
+    storeAway = true;
+    for (let i = 0; i < 6; i += 1) {
+      await answer(4, 1);
+      await until('it happens', async () => (await waiting()) === 0);
+    }
+    await until('it happens', () => writer.head.size === 35);
+    assert.deepEqual([writer.storeDown, writer.unshipped, (await store.head()).size], [true, 30, 5]);
+    assert.ok(said.includes('store failed'));
+    storeAway = false;
+    await untilStored(35);
+    await until('it happens', () => !writer.storeDown);
+    assert.ok(said.includes('store back 30'), said.join());
+    await answer(3);
+    await untilStored(38);
+    await until('it happens', async () => (await Spool.open(spoolFolder, 1_000_000)).blocks.length === 0);
+    await stop();
+    await assertComplete(6);
+  });
+
+  test('a writer starts while the store is away, after one that spooled', async () => {
+    await start();
+    await answer(5);
+    await untilStored(5);
+    storeAway = true;
+    await answer(4);
+    await until('it happens', async () => (await waiting()) === 0);
+    await stop();
+    await answer(4);
+    const second = await start();
+    await until('it happens', () => second.head.size === 13);
+    assert.equal(second.snapshot?.size, 13, 'the tree is known without the store');
+    storeAway = false;
+    await untilStored(13);
+    await stop();
+    assert.deepEqual(Buffer.from(second.snapshot?.root as Uint8Array), Buffer.from((await treeOf(13)).root()));
+    await assertComplete(0);
+  });
+
+  test('the store takes a block and dies before it says so: stored once', async () => {
+    let failures = 0;
+    insert = async (block) => {
+      await store.insert(block);
+      failures += 1;
+      if (failures <= 3) away();
+    };
+    const writer = await start();
+    for (let i = 0; i < 10; i += 1) {
+      await answer(3, 1);
+      await until('it happens', async () => (await waiting()) === 0);
+    }
+    await until('it happens', () => !writer.storeDown && writer.unshipped === 0);
+    await stop();
+    assert.ok(failures > 3);
+    await assertComplete(10);
+  });
+
+  test('the spool is full: nothing more is taken from Redis, nothing is lost, and it goes on when there is room', async () => {
+    spoolOctetsMax = 100_000;
+    storeAway = true;
+    await redis.set(
+      journalKeys.state,
+      JSON.stringify({ version: 1, size: 0, hash: '0'.repeat(64), node: '', positions: {}, inserting: 0, subtrees: [] }),
+    );
+    const writer = await start();
+    for (let i = 0; i < 40; i += 1) await answer(5);
+    await until('it happens', () => said.includes('spool full'));
+    const { size } = writer.head;
+    assert.ok(size > 0 && size < 200, `${size}`);
+    await answer(5);
+    assert.ok((await waiting()) >= 1);
+    storeAway = false;
+    await untilStored(205);
+    await stop();
+    await assertComplete(0);
+  });
+
+  test('an entry that cannot be read goes into quarantine, whole, and stops nothing', async () => {
+    const poison = randomBytes(100_000);
+    await answer(2);
+    await redis.xadd(lane, '*', 'b', poison);
+    await redis.xadd(journalKeys.events, '*', 'x', '');
+    await answer(2);
+    await start();
+    await untilStored(4 + 3 + 1);
+    await stop();
+    await assertComplete(4);
+    const parts = (await journal()).filter((event) => event.kind === 'journal.quarantined');
+    const ofLane = parts.filter(({ subject }) => subject.startsWith(lane));
+    assert.deepEqual(
+      ofLane.map(({ detail }) => [detail.part, detail.parts]),
+      [
+        [1, 3],
+        [2, 3],
+        [3, 3],
+      ],
+    );
+    assert.deepEqual(Buffer.concat(ofLane.map(({ detail }) => detail.octets)), poison);
+    assert.deepEqual(said.toSorted(), [`quarantined ${journalKeys.events}`, `quarantined ${lane}`]);
+    const table = await store.client.query({ query: 'SELECT count() AS n FROM journal_quarantine', format: 'JSONEachRow' });
+    assert.deepEqual(await table.json(), [{ n: 4 }]);
+  });
+
+  test('an answer that is too long for an event goes into quarantine; its neighbours do not', async () => {
+    const long = { ...answerOf(randomBytes(16)), token: randomBytes(70_000) };
+    const good = answerOf(randomBytes(16));
+    issued.push(Buffer.from(good.serial).toString('hex'));
+    await redis.xadd(lane, '*', 'b', makeAnswerBlock(node, Buffer.alloc(32, 7), [long, good]));
+    await start();
+    await untilStored(3);
+    await stop();
+    await assertComplete(2);
+  });
+
+  test('the lease is lost: the writer ends, and nothing was written without it', async () => {
+    const writer = await start();
+    await answer(2);
+    await untilStored(2);
+    heldForMs = 10;
+    await answer(2);
+    const ended = (await running?.ended) as SigilloError;
+    assert.equal(ended.code, 'JOURNAL_LEASE_LOST');
+    assert.equal(writer.head.size, 2);
+    assert.equal((await store.head()).size, 2);
+    heldForMs = 60_000;
+    await start();
+    await untilStored(4);
+    await stop();
+    await assertComplete(0);
+  });
+
+  test('an event of the journal itself is durable when it is said to be', async () => {
+    const writer = await start();
+    const sealed = await writer.append(draftOf('service.logStarted', { optional: true }));
+    assert.equal(sealed.event.sequence, 0);
+    assert.equal((await store.head()).size, 1);
+    await stop();
+    await assert.rejects(writer.append(draftOf('service.logStarted', { optional: true })), { code: 'JOURNAL_LEASE_LOST' });
+  });
+
+  test('a store that lost entries, and one with another entry: nothing is written', async () => {
+    await start();
+    await answer(5);
+    await untilStored(5);
+    await stop();
+    await store.client.command({ query: 'ALTER TABLE journal_events DELETE WHERE sequence >= 3 SETTINGS mutations_sync = 1' });
+    await assert.rejects(open(), { code: 'JOURNAL_SHORTENED' });
+    await redis.flushall();
+    const writer = await open();
+    assert.equal(writer.head.size, 3, 'who empties the record accepts the loss');
+  });
+});
