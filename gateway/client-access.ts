@@ -6,14 +6,15 @@
  * nobody in. A name that does not exist costs the same work as a wrong secret.
  */
 import { hash, timingSafeEqual } from 'node:crypto';
-import { type ClientRecord, isClientName, readClients, readClientsVersion } from '../queue/client-register.ts';
+import { type ClientRecord, type ClientRole, isClientName, readClients, readClientsVersion } from '../queue/client-register.ts';
 import type { RedisClient } from '../queue/redis.ts';
 
 export type RefusalReason = 'missing' | 'malformed' | 'unknown' | 'wrong' | 'disabled';
 
 export type Authentication =
-  | { readonly kind: 'client'; readonly name: string }
-  | { readonly kind: 'refused'; readonly reason: RefusalReason };
+  | { readonly kind: 'client'; readonly name: string; readonly role: ClientRole }
+  /** `name` is the one that was claimed; empty when none was that a client may have. */
+  | { readonly kind: 'refused'; readonly reason: RefusalReason; readonly name: string };
 
 export interface ClientAccessHealth {
   /** `loading`: never read yet; `stale`: the last look at Redis failed. */
@@ -42,17 +43,15 @@ export interface ClientAccessOptions {
 interface KnownClient {
   readonly secretHash: Buffer;
   readonly enabled: boolean;
+  readonly role: ClientRole;
 }
 
 /** Name 64, secret 43, and room for secrets that other programs pad; Base64 makes it 4/3. */
 const headerCharactersMax = 512;
-const nobody: KnownClient = { secretHash: Buffer.alloc(32), enabled: false };
+const nobody: KnownClient = { secretHash: Buffer.alloc(32), enabled: false, role: 'client' };
 
-const missing: Authentication = { kind: 'refused', reason: 'missing' };
-const malformed: Authentication = { kind: 'refused', reason: 'malformed' };
-const unknown: Authentication = { kind: 'refused', reason: 'unknown' };
-const wrong: Authentication = { kind: 'refused', reason: 'wrong' };
-const disabled: Authentication = { kind: 'refused', reason: 'disabled' };
+const missing: Authentication = { kind: 'refused', reason: 'missing', name: '' };
+const malformed: Authentication = { kind: 'refused', reason: 'malformed', name: '' };
 
 interface Credential {
   readonly name: string;
@@ -77,7 +76,7 @@ const toKnown = (records: readonly ClientRecord[]): Map<string, KnownClient> =>
   new Map(
     records.map((record) => [
       record.name,
-      { secretHash: Buffer.from(record.secretHash, 'base64url'), enabled: record.state === 'enabled' },
+      { secretHash: Buffer.from(record.secretHash, 'base64url'), enabled: record.state === 'enabled', role: record.role },
     ]),
   );
 
@@ -126,12 +125,13 @@ export const createClientAccess = ({ redis, pollMs = 500, log }: ClientAccessOpt
       if (authorization === undefined) return missing;
       const credential = readCredential(authorization);
       if (credential === undefined || !isClientName(credential.name)) return malformed;
-      const client = known.get(credential.name);
+      const { name } = credential;
+      const client = known.get(name);
       const secretHash = hash('sha256', credential.secret, 'buffer');
       const matches = timingSafeEqual(secretHash, (client ?? nobody).secretHash);
-      if (client === undefined) return unknown;
-      if (!matches) return wrong;
-      return client.enabled ? { kind: 'client', name: credential.name } : disabled;
+      if (client === undefined) return { kind: 'refused', reason: 'unknown', name };
+      if (!matches) return { kind: 'refused', reason: 'wrong', name };
+      return client.enabled ? { kind: 'client', name, role: client.role } : { kind: 'refused', reason: 'disabled', name };
     },
     ready: () => first.promise,
     health: () => ({ state, clients: known.size, ...(detail === undefined ? {} : { detail }) }),

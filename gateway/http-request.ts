@@ -1,7 +1,26 @@
 /** What the Hono apps of the gateway need from a request: its media type, a bounded body, and refusals as text or JSON. */
-import type { Context } from 'hono';
+import type { HttpBindings } from '@hono/node-server';
+import type { Context, MiddlewareHandler } from 'hono';
+import type { z } from 'zod';
 import { type ErrorCode, errorCatalogue } from '../config/errors.ts';
 import { errorLine, isMediaType } from './http-refusals.ts';
+
+/** Address of the other end of the connection, which may be a proxy's: what a header says of it, anybody can write. */
+export const remoteAddress = (context: Context): string | undefined =>
+  // A test asks the app without a connection.
+  (context.env as Partial<HttpBindings> | undefined)?.incoming?.socket.remoteAddress;
+
+/** Middleware: what does not say itself how long it holds is kept by no cache; a 404 would be, and be wrong a second later. */
+export const noStoreByDefault: MiddlewareHandler = async function noStore(context, next) {
+  await next();
+  if (!context.res.headers.has('Cache-Control')) context.header('Cache-Control', 'no-store');
+};
+
+/** What is wrong with a request, for its sender: the first field that is, and why. */
+export const describeIssue = (error: z.ZodError): string => {
+  const [issue] = error.issues;
+  return issue === undefined ? '' : `${issue.path.join('.') || '(top level)'}: ${issue.message}`;
+};
 
 export const hasMediaType = (context: Context, mediaType: string): boolean => isMediaType(context.req.header('content-type'), mediaType);
 

@@ -6,6 +6,7 @@
 import { X509Certificate } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { SigilloError } from '../config/errors.ts';
+import { splitDer } from '../pki/der.ts';
 import { laneKeys } from '../queue/keys.ts';
 import type { RedisClient } from '../queue/redis.ts';
 
@@ -21,7 +22,8 @@ export interface PublishedCertificates {
   /** All but the roots: newest TSU first, authorities last. Empty until a signer has published. */
   list(): Promise<readonly X509Certificate[]>;
   /**
-   * Certificates for certReq, by the SHA-256 of the TSU's in hex: the TSU's first, then its authorities without the root.
+   * Certificates for certReq, by the SHA-256 of the TSU's in hex: the TSU's first, then its authorities without the root; the
+   * recorded ones where there are, so that the archive makes the same token again, bit for bit.
    * undefined when it was never published, or does not lead to a root. Synchronous once it was asked for.
    */
   chainOf(tsu: string): readonly Uint8Array[] | undefined | Promise<readonly Uint8Array[] | undefined>;
@@ -47,6 +49,10 @@ export const readRoots = (file: string): X509Certificate[] => {
   }
 };
 
+/** True when one certificate is issued by the other, by name and by signature. */
+const isIssuedBy = (issued: X509Certificate, issuer: X509Certificate): boolean =>
+  issued.checkIssued(issuer) && issued.verify(issuer.publicKey);
+
 /** From the certificate to the last one below a root, or undefined when no root is reached; every issuer is tried. */
 const pathOf = (
   certificate: X509Certificate,
@@ -56,7 +62,7 @@ const pathOf = (
   const paths = [[certificate]];
   for (let path = paths.shift(); path !== undefined; path = paths.shift()) {
     const issued = path.at(-1) as X509Certificate;
-    const isIssuer = (candidate: X509Certificate): boolean => issued.checkIssued(candidate) && issued.verify(candidate.publicKey);
+    const isIssuer = (candidate: X509Certificate): boolean => isIssuedBy(issued, candidate);
     if (roots.some(isIssuer)) return path;
     if (path.length === pathLengthMax || paths.length >= pathsMax) continue;
     const known = path;
@@ -64,6 +70,23 @@ const pathOf = (
     paths.push(...issuers.map((issuer) => [...known, issuer]));
   }
   return undefined;
+};
+
+/** A recorded chain, exactly as it is, when it is the TSU's and leads to a root; otherwise undefined. */
+const recordedChain = (tsu: string, recorded: Uint8Array, roots: readonly X509Certificate[]): readonly Uint8Array[] | undefined => {
+  let chain: X509Certificate[];
+  try {
+    chain = splitDer(recorded).map((der) => new X509Certificate(der));
+  } catch {
+    return undefined; // no signer wrote this
+  }
+  const [first] = chain;
+  if (first === undefined || certificateDigest(first) !== tsu || chain.length > pathLengthMax) return undefined;
+  const leads = chain.every((certificate, i) => {
+    const next = chain[i + 1];
+    return next === undefined ? roots.some((root) => isIssuedBy(certificate, root)) : next.ca && isIssuedBy(certificate, next);
+  });
+  return leads ? chain.map(({ raw }) => new Uint8Array(raw)) : undefined;
 };
 
 const parse = (pems: readonly string[]): X509Certificate[] =>
@@ -82,7 +105,9 @@ export const createPublishedCertificates = (redis: RedisClient, roots: readonly 
   let reading: Promise<void> | undefined;
 
   const read = async (): Promise<void> => {
-    const found = parse(Object.values(await redis.hgetall(laneKeys('timestamp').certificates)));
+    const keys = laneKeys('timestamp');
+    const [pems, recorded] = await Promise.all([redis.hgetall(keys.certificates), redis.hgetallBuffer(keys.chains)]);
+    const found = parse(Object.values(pems));
     const trusted = found.flatMap((certificate) => {
       const path = pathOf(certificate, found, roots);
       return path === undefined ? [] : [{ certificate, path }];
@@ -90,9 +115,14 @@ export const createPublishedCertificates = (redis: RedisClient, roots: readonly 
     listed = trusted
       .map(({ certificate }) => certificate)
       .sort((a, b) => Number(a.ca) - Number(b.ca) || Date.parse(b.validFrom) - Date.parse(a.validFrom));
-    chains = new Map(
-      trusted.map(({ certificate, path }) => [certificateDigest(certificate), path.map((link) => new Uint8Array(link.raw))]),
-    );
+    const exact = Object.entries(recorded).flatMap(([tsu, ders]) => {
+      const chain = recordedChain(tsu, ders, roots);
+      return chain === undefined ? [] : [[tsu, chain] as const];
+    });
+    chains = new Map([
+      ...trusted.map(({ certificate, path }) => [certificateDigest(certificate), path.map((link) => new Uint8Array(link.raw))] as const),
+      ...exact,
+    ]);
     readAt = performance.now();
   };
   /** One read at a time, however many ask; a failed one leaves what was there. */

@@ -2,24 +2,36 @@
  * The gateway: the public HTTP address. It holds no key and no state that matters; with Redis away it refuses at once,
  * and on SIGTERM it answers what it has accepted before it goes.
  */
-import { randomBytes } from 'node:crypto';
+import { randomBytes, type X509Certificate } from 'node:crypto';
 import { createServer, type RequestListener, type Server } from 'node:http';
 import { getRequestListener } from '@hono/node-server';
 import { Hono } from 'hono';
 import { SigilloError } from '../config/errors.ts';
 import { homePaths } from '../config/home.ts';
+import { release } from '../config/release.ts';
 import type { Config } from '../config/schema.ts';
 import { logConnection } from '../observability/connection-log.ts';
-import { createGatewayMetrics } from '../observability/gateway-metrics.ts';
+import { createGatewayMetrics, type GatewayMetrics } from '../observability/gateway-metrics.ts';
+import { JournalRecorder } from '../observability/journal/recorder.ts';
+import { recordStart, recordStop } from '../observability/journal/service-events.ts';
 import type { Logger } from '../observability/log.ts';
 import type { HealthItem } from '../observability/ops-app.ts';
 import { LaneRequester } from '../queue/lane-requester.ts';
 import { connectRedis, type RedisClient, redisHealth } from '../queue/redis.ts';
+import { createAccessGuard } from './access-guard.ts';
+import { createArchiveApp } from './archive-app.ts';
 import { batchSizes } from './batch-size.ts';
 import { type ClientAccess, createClientAccess } from './client-access.ts';
+import { createEntrySearching } from './entry-search.ts';
 import { jsonError, textError } from './http-request.ts';
+import { createJournalApp } from './journal-app.ts';
+import { type JournalBacklog, watchJournalBacklog } from './journal-backlog.ts';
+import { createJournalEntriesApp } from './journal-entries-app.ts';
+import { configuredStore, createJournalSource } from './journal-source.ts';
 import { createPublishedCertificates, readRoots } from './published-certificates.ts';
+import { createCheckpointSource } from './published-checkpoint.ts';
 import { createRepositoryApp } from './repository-app.ts';
+import { createStampReading } from './stamp-reading.ts';
 import { createStamping } from './stamping.ts';
 import { createTimestampsApp } from './timestamps-app.ts';
 import { createTsaListener, tsaPath } from './tsa-listener.ts';
@@ -27,8 +39,12 @@ import { createTsaListener, tsaPath } from './tsa-listener.ts';
 export interface GatewayService {
   metrics(): Promise<unknown>;
   health(): Promise<readonly HealthItem[]>;
-  stop(): Promise<void>;
+  /** @param reason for the journal */
+  stop(reason: string): Promise<void>;
 }
+
+const processName = 'gateway';
+const sayAgainMs = 10_000;
 
 /** The protocols of the gateway, one app each; /tsa stands in front of them. */
 const createPublicApp = (apps: readonly Hono[], log: Logger): Hono => {
@@ -106,7 +122,7 @@ const healthOf = async (
   config: Config,
   command: RedisClient,
   lane: LaneRequester,
-  access: ClientAccess | undefined,
+  { access, backlog }: { readonly access: ClientAccess; readonly backlog: JournalBacklog },
 ): Promise<HealthItem[]> => {
   const redis = await redisHealth(command);
   const living = redis.ok ? await lane.livingSigners(config.signer.deadAfterMs).catch(() => undefined) : undefined;
@@ -116,11 +132,59 @@ const healthOf = async (
     ok: living !== undefined && living > 0,
     detail: living === undefined ? 'not known: Redis does not answer' : `${living} reading the timestamp lane`,
   });
-  if (access !== undefined) {
+  items.push(backlog.health());
+  // Where anybody may stamp, the register is only for those who read the archive.
+  if (config.timestamp.access === 'clients') {
     const { state, clients } = access.health();
     items.push({ name: 'clients', ok: state !== 'loading', detail: `${clients} clients, ${state}` });
   }
   return items;
+};
+
+/** A recorder whose troubles are told, but not each time that it tries. */
+const createRecorder = (redis: RedisClient, log: Logger): JournalRecorder => {
+  let saidAt = Number.NEGATIVE_INFINITY;
+  const onFailed = (error: unknown): void => {
+    if (performance.now() - saidAt < sayAgainMs) return;
+    saidAt = performance.now();
+    log.warn({ err: error }, 'journal: events wait for Redis');
+  };
+  return new JournalRecorder({ redis, actor: processName, onFailed });
+};
+
+interface PartsNeeded {
+  readonly config: Config;
+  readonly command: RedisClient;
+  readonly recorder: JournalRecorder;
+  readonly backlog: JournalBacklog;
+  readonly metrics: GatewayMetrics;
+  readonly lane: LaneRequester;
+  readonly log: Logger;
+  readonly roots: readonly X509Certificate[];
+}
+
+/** Everything between the server and Redis. */
+const createParts = ({ config, command, recorder, backlog, metrics, lane, log, roots }: PartsNeeded) => {
+  const { timestamp } = config;
+  // Read also where anybody may stamp: there are auditors.
+  const access = createClientAccess({ redis: command, log });
+  const guard = createAccessGuard({ access, recorder, metrics, backlog });
+  const certificates = createPublishedCertificates(command, roots);
+  const stampingGuard = timestamp.access === 'clients' ? guard : undefined;
+  const stamping = createStamping({ config: timestamp, lane, metrics, certificates, backlog, guard: stampingGuard });
+  const source = createJournalSource(configuredStore(config));
+  const searching = createEntrySearching(configuredStore(config));
+  const reading = createStampReading({ access: timestamp.access, guard, source, backlog, recorder });
+  const checkpoints = createCheckpointSource(command);
+  const apps = [
+    createTimestampsApp(stamping, timestamp.imprintsMax),
+    createArchiveApp(reading),
+    createRepositoryApp(certificates),
+    // Before the journal's own app, which answers everything else below /journal/.
+    createJournalEntriesApp({ guard, searching, backlog, recorder }),
+    createJournalApp({ checkpoints, source, reading, keyFile: homePaths(config.home).journalKey }),
+  ];
+  return { access, source, searching, stamping, apps };
 };
 
 /** Starts a gateway. It serves before Redis is there, and refuses until it is. @throws PORT_IN_USE, CONFIG_UNREADABLE, CERTIFICATE_INVALID */
@@ -135,12 +199,16 @@ export const startGateway = async (config: Config, log: Logger): Promise<Gateway
   const blocking = connect('gateway-reader', 'blocking');
   const { timestamp } = config;
 
+  const recorder = createRecorder(command, log);
+  const backlog = watchJournalBacklog({ redis: command, waitingMax: config.journal.waitingMax, log });
   let server: PublicServer | undefined;
   let lane: LaneRequester | undefined;
   const metrics = createGatewayMetrics({
     inFlight: () => lane?.inFlight ?? 0,
     entriesOutstanding: () => lane?.entriesOutstanding ?? 0,
     connections: () => (server === undefined ? Promise.resolve(0) : connectionsOf(server.http)),
+    journalWaiting: () => backlog.waiting,
+    journalEventsLost: () => recorder.lost,
   });
   lane = new LaneRequester({
     command,
@@ -154,23 +222,24 @@ export const startGateway = async (config: Config, log: Logger): Promise<Gateway
     onBatch: metrics.batch,
     onReadError: (error) => log.warn({ err: error }, 'lane: replies cannot be read, trying on'),
   });
-  const access = timestamp.access === 'clients' ? createClientAccess({ redis: command, log }) : undefined;
-  const certificates = createPublishedCertificates(command, roots);
-  const stamping = createStamping({ config: timestamp, lane, metrics, certificates, access });
-  const apps = [createTimestampsApp(stamping, timestamp.imprintsMax), createRepositoryApp(certificates)];
+  const { access, source, searching, stamping, apps } = createParts({ config, command, recorder, backlog, metrics, lane, log, roots });
   server = createPublicServer(config.public, createTsaListener(stamping, timestamp.bodyBytesMax), createPublicApp(apps, log));
   await listen(server.http, config.public);
   log.info({ host: config.public.host, port: config.public.port, access: timestamp.access }, 'gateway: listening');
+  void recordStart(recorder, command, { process: processName, config, version: release });
   const requester = lane;
   const open = server;
 
   return {
     metrics: () => metrics.registry.getMetricsAsJSON(),
-    health: () => healthOf(config, command, requester, access),
-    async stop() {
+    health: () => healthOf(config, command, requester, { access, backlog }),
+    async stop(reason) {
       await open.close();
-      access?.close();
-      await requester.close();
+      access.close();
+      backlog.close();
+      await Promise.all([requester.close(), source.close(), searching.close()]);
+      recordStop(recorder, processName, reason);
+      await recorder.close();
       command.disconnect();
       blocking.disconnect();
     },

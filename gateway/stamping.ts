@@ -8,14 +8,15 @@ import { attachCertificates } from '../pki/token-certificates.ts';
 import { applyRules, type FailInfo, type TimeStampReq, type TimeStampRules } from '../pki/tsp-request.ts';
 import { anonymousClient } from '../queue/client-register.ts';
 import type { LaneAnswer, LaneRequester } from '../queue/lane-requester.ts';
-import type { ClientAccess } from './client-access.ts';
+import type { AccessGuard, Refused } from './access-guard.ts';
+import type { JournalBacklog } from './journal-backlog.ts';
 import type { PublishedCertificates } from './published-certificates.ts';
 
 /** How one stamp request ended. `token` is a whole TimeStampToken, with certificates when they were asked for. */
 export type StampResult =
   | { readonly kind: 'granted'; readonly token: Uint8Array }
   | { readonly kind: 'refused'; readonly failInfo: FailInfo }
-  | { readonly kind: 'failed'; readonly reason: 'overloaded' | 'unavailable' | 'expired' };
+  | { readonly kind: 'failed'; readonly reason: 'overloaded' | 'unavailable' | 'expired' | 'backlog' };
 
 /** How a result is counted. */
 export const outcomeOf = (result: StampResult): RequestOutcome =>
@@ -24,15 +25,18 @@ export const outcomeOf = (result: StampResult): RequestOutcome =>
 export interface Stamping {
   /** Judges a well-formed request and, when it is accepted, gets it stamped. Always answers, by the deadline; the caller counts the result and its time. */
   stamp(request: TimeStampReq, client: string): Promise<StampResult>;
-  hasRoomFor(count: number): boolean;
-  /** The client's name, or undefined when it must authenticate first. */
-  identify(authorization: string | undefined): string | undefined;
+  /** Why so many requests would not be taken now, or undefined. */
+  refusal(count: number): 'overloaded' | 'backlog' | undefined;
+  /** Who asks, and may stamp. @param address of the other end of the connection */
+  identify(authorization: string | undefined, address: string | undefined): { readonly kind: 'client'; readonly name: string } | Refused;
   readonly metrics: GatewayMetrics;
 }
 
 const overloaded: StampResult = { kind: 'failed', reason: 'overloaded' };
 const unavailable: StampResult = { kind: 'failed', reason: 'unavailable' };
 const expired: StampResult = { kind: 'failed', reason: 'expired' };
+const backlogged: StampResult = { kind: 'failed', reason: 'backlog' };
+const anonymous = { kind: 'client', name: anonymousClient } as const;
 
 const rulesOf = ({ policies, digests }: Config['timestamp']): TimeStampRules => ({
   policies: policies.map((policy) => oid(policy)) as [Uint8Array, ...Uint8Array[]],
@@ -44,11 +48,12 @@ export interface StampingParts {
   readonly lane: Pick<LaneRequester, 'submit' | 'hasRoomFor'>;
   readonly metrics: GatewayMetrics;
   readonly certificates: Pick<PublishedCertificates, 'chainOf'>;
+  readonly backlog: Pick<JournalBacklog, 'isFull'>;
   /** undefined serves anonymous clients. */
-  readonly access: Pick<ClientAccess, 'authenticate'> | undefined;
+  readonly guard: Pick<AccessGuard, 'require'> | undefined;
 }
 
-export const createStamping = ({ config, lane, metrics, certificates, access }: StampingParts): Stamping => {
+export const createStamping = ({ config, lane, metrics, certificates, backlog, guard }: StampingParts): Stamping => {
   const rules = rulesOf(config);
 
   const granted = async (token: Buffer, tsu: Buffer): Promise<StampResult> => {
@@ -72,17 +77,15 @@ export const createStamping = ({ config, lane, metrics, certificates, access }: 
 
   return {
     metrics,
-    hasRoomFor: (count) => lane.hasRoomFor(count),
-    identify(authorization) {
-      if (access === undefined) return anonymousClient;
-      const found = access.authenticate(authorization);
-      if (found.kind === 'client') return found.name;
-      metrics.authenticationFailure(found.reason);
-      return undefined;
+    refusal(count) {
+      if (backlog.isFull) return 'backlog';
+      return lane.hasRoomFor(count) ? undefined : 'overloaded';
     },
+    identify: (authorization, address) => guard?.require('client', authorization, address) ?? anonymous,
     async stamp(request, client) {
       const decision = applyRules(request, rules);
       if (decision.kind === 'refused') return decision;
+      if (backlog.isFull) return backlogged;
       const { messageImprint, nonce, certReq } = request;
       return new Promise<StampResult>((resolve) => {
         const taken = lane.submit({ policy: decision.policy, messageImprint, nonce, certReq, client }, (answer) =>

@@ -10,8 +10,9 @@ import { digestAlgorithms } from '../pki/algorithms.ts';
 import { type Der, derNull, encode, octetString, oid, sequence, tag } from '../pki/der.ts';
 import { readTokenSummary } from '../pki/token-summary.ts';
 import type { TimeStampReq } from '../pki/tsp-request.ts';
-import { basicChallenge, retryAfter } from './http-refusals.ts';
-import { hasMediaType, jsonError, readBody } from './http-request.ts';
+import { refusalHeaders } from './access-guard.ts';
+import { retryAfter } from './http-refusals.ts';
+import { describeIssue, hasMediaType, jsonError, readBody, remoteAddress } from './http-request.ts';
 import { outcomeOf, type Stamping, type StampResult } from './stamping.ts';
 
 /** SHA3-512 in Base64, a nonce of 64 octets in hex, names and punctuation: under 400; doubled for white space. */
@@ -58,6 +59,7 @@ const failureCodes = {
   overloaded: 'OVERLOADED',
   unavailable: 'REDIS_UNAVAILABLE',
   expired: 'DEADLINE_EXCEEDED',
+  backlog: 'JOURNAL_BACKLOG',
 } as const satisfies Record<string, ErrorCode>;
 
 type Item =
@@ -87,23 +89,22 @@ const itemOf = ({ algorithm, hash, nonce }: Imprint, reqPolicy: Uint8Array | und
   return { kind: 'request', request };
 };
 
+/** How a granted token is told in JSON, now and whenever it is read again. */
+export const grantedItem = (token: Uint8Array): Record<string, string> => ({
+  status: 'granted',
+  token: Buffer.from(token.buffer, token.byteOffset, token.byteLength).toString('base64'),
+  ...readTokenSummary(token),
+});
+
 const resultOf = (answer: StampResult): Record<string, string> => {
   switch (answer.kind) {
-    case 'granted': {
-      const { token } = answer;
-      const base64 = Buffer.from(token.buffer, token.byteOffset, token.byteLength).toString('base64');
-      return { status: 'granted', token: base64, ...readTokenSummary(token) };
-    }
+    case 'granted':
+      return grantedItem(answer.token);
     case 'refused':
       return { status: 'rejection', failInfo: answer.failInfo };
     case 'failed':
       return { status: 'rejection', failInfo: 'systemFailure' };
   }
-};
-
-const describeIssue = (error: z.ZodError): string => {
-  const [issue] = error.issues;
-  return issue === undefined ? '' : `${issue.path.join('.') || '(top level)'}: ${issue.message}`;
 };
 
 export const createTimestampsApp = (stamping: Stamping, imprintsMax: number): Hono => {
@@ -116,10 +117,10 @@ export const createTimestampsApp = (stamping: Stamping, imprintsMax: number): Ho
     if (!hasMediaType(context, 'application/json')) {
       return jsonError(context, 'MEDIA_TYPE_UNSUPPORTED', 'Send application/json.', { Accept: 'application/json' });
     }
-    const client = stamping.identify(context.req.header('authorization'));
-    if (client === undefined) {
-      metrics.request('unauthenticated');
-      return jsonError(context, 'UNAUTHENTICATED', undefined, basicChallenge);
+    const found = stamping.identify(context.req.header('authorization'), remoteAddress(context));
+    if (found.kind === 'refused') {
+      metrics.request(found.outcome);
+      return jsonError(context, found.code, undefined, refusalHeaders(found));
     }
     const body = await readBody(context, bodyBytesMax);
     if (body.kind !== 'body') {
@@ -135,16 +136,17 @@ export const createTimestampsApp = (stamping: Stamping, imprintsMax: number): Ho
     const parsed = schema.safeParse(json);
     if (!parsed.success) return jsonError(context, 'REQUEST_INVALID', describeIssue(parsed.error));
     const { hashes, certReq, policy } = parsed.data;
-    if (!stamping.hasRoomFor(hashes.length)) {
-      metrics.request('overloaded');
-      return jsonError(context, 'OVERLOADED', undefined, retryAfter);
+    const refusal = stamping.refusal(hashes.length);
+    if (refusal !== undefined) {
+      metrics.request(refusal);
+      return jsonError(context, failureCodes[refusal], undefined, retryAfter);
     }
     const reqPolicy = policy === undefined ? undefined : oid(policy);
     const started = performance.now();
     const answers = await Promise.all(
       hashes.map((imprint): StampResult | Promise<StampResult> => {
         const item = itemOf(imprint, reqPolicy, certReq);
-        return item.kind === 'request' ? stamping.stamp(item.request, client) : item;
+        return item.kind === 'request' ? stamping.stamp(item.request, found.name) : item;
       }),
     );
     const seconds = (performance.now() - started) / 1_000;

@@ -11,7 +11,8 @@ import { type ErrorCode, errorCatalogue } from '../config/errors.ts';
 import { grantedResponse } from '../pki/tsp-granted.ts';
 import { refusalResponse } from '../pki/tsp-refusal.ts';
 import { parseTimeStampReq } from '../pki/tsp-request.ts';
-import { basicChallenge, errorLine, isMediaType, retryAfter } from './http-refusals.ts';
+import { refusalHeaders } from './access-guard.ts';
+import { errorLine, isMediaType, retryAfter } from './http-refusals.ts';
 import { outcomeOf, type Stamping, type StampResult } from './stamping.ts';
 
 export const tsaPath = '/tsa';
@@ -112,13 +113,13 @@ export const createTsaListener = (
       metrics.request('http');
       sendTooLarge(request, response);
     } else {
-      const client = stamping.identify(request.headers.authorization);
-      if (client !== undefined) {
-        readBody(request, response, client);
+      const found = stamping.identify(request.headers.authorization, request.socket.remoteAddress);
+      if (found.kind === 'client') {
+        readBody(request, response, found.name);
         return;
       }
-      metrics.request('unauthenticated');
-      sendError(response, 'UNAUTHENTICATED', basicChallenge);
+      metrics.request(found.outcome);
+      sendError(response, found.code, refusalHeaders(found));
     }
     request.resume();
   };

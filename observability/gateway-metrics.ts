@@ -14,7 +14,9 @@ const outcomes = [
   'overloaded',
   'unavailable',
   'expired',
+  'backlog',
   'unauthenticated',
+  'forbidden',
   'http',
   'disconnected',
 ] as const;
@@ -34,7 +36,32 @@ export interface GatewayGauges {
   inFlight(): number;
   entriesOutstanding(): number;
   connections(): Promise<number>;
+  /** Entries of each stream that the journal has not taken yet, as they were last seen. */
+  journalWaiting(): Readonly<Record<'lane' | 'events', number>>;
+  /** Events that found no way into the journal. */
+  journalEventsLost(): number;
 }
+
+const addJournalMetrics = (registers: Registry[], gauges: GatewayGauges): void => {
+  new Gauge({
+    name: 'journal_waiting_entries',
+    help: 'Entries of a stream in Redis that the journal has not taken yet.',
+    labelNames: ['stream'],
+    registers,
+    collect() {
+      for (const [stream, entries] of Object.entries(gauges.journalWaiting())) this.set({ stream }, entries);
+    },
+  });
+  new Counter({
+    name: 'journal_events_lost_total',
+    help: 'Events of this process that found no room in memory while Redis was away.',
+    registers,
+    collect() {
+      this.reset();
+      this.inc(gauges.journalEventsLost());
+    },
+  });
+};
 
 export const createGatewayMetrics = (gauges: GatewayGauges): GatewayMetrics => {
   const registry = new Registry();
@@ -88,6 +115,7 @@ export const createGatewayMetrics = (gauges: GatewayGauges): GatewayMetrics => {
       this.set(await gauges.connections());
     },
   });
+  addJournalMetrics(registers, gauges);
   return {
     registry,
     request: (outcome) => (byOutcome.get(outcome) ?? byOutcome.get('other'))?.inc(),

@@ -1,8 +1,9 @@
 /**
- * The register of clients in Redis: who may ask for timestamps when `timestamp.access` is `clients`.
+ * The register of clients in Redis: who may ask for timestamps when `timestamp.access` is `clients`, and who may read the
+ * archive and the journal as an auditor.
  *
- * Every change and the new version of the register are one command, so that a gateway that sees the old version has the old
- * register. Only a hash of each secret is stored: it has 256 random bits, so that a plain SHA-256 cannot be searched.
+ * Every change, the event that tells of it and the new version of the register are one command: a gateway that sees the old
+ * version has the old register, and nothing changes that the journal does not hear of. Only a hash of each secret is stored: it has 256 random bits, so that a plain SHA-256 cannot be searched.
  */
 import { createHash, randomBytes } from 'node:crypto';
 import { readFileSync } from 'node:fs';
@@ -17,8 +18,17 @@ export const clientsMax = 10_000;
 /** Two administrators that change the same client at once are rare; five in a row do not happen. */
 const attemptsMax = 5;
 
-/** One hash tag: the script that changes the register touches both. */
-export const clientRegisterKeys = { clients: 'clients:{register}', version: 'clients:{register}:version' } as const;
+/** One hash tag: the script that changes the register touches all of them. */
+export const clientRegisterKeys = {
+  clients: 'clients:{register}',
+  version: 'clients:{register}:version',
+  /** Stream of blocks of events, in the form of `journalKeys.events`. */
+  journal: 'clients:{register}:journal',
+} as const;
+
+/** A client stamps and reads its own stamps; an auditor reads all and stamps nothing: who checks the work does none of it. */
+export const clientRoles = ['client', 'auditor'] as const;
+export type ClientRole = (typeof clientRoles)[number];
 
 /** The name that stamps without a client are counted under. */
 export const anonymousClient = 'anonymous';
@@ -31,13 +41,25 @@ const recordSchema = z.strictObject({
   /** SHA-256 of the secret, base64url. */
   secretHash: z.string().regex(/^[A-Za-z0-9_-]{43}$/),
   state: z.enum(['enabled', 'disabled']),
+  /** Records of before there were roles have none. */
+  role: z.enum(clientRoles).default('client'),
   createdAt: z.iso.datetime(),
 });
 
 /** A client as it is stored. */
 export type ClientRecord = z.output<typeof recordSchema>;
 
-const replaceScript = readFileSync(join(import.meta.dirname, 'commands', 'replaceClient-2.lua'), 'utf8');
+/** What happened to a client. */
+export type ClientChange = { readonly name: string } & (
+  | { readonly kind: 'added'; readonly role: ClientRole }
+  | { readonly kind: 'enabled' | 'disabled' | 'removed' }
+  | { readonly kind: 'role'; readonly from: ClientRole; readonly to: ClientRole }
+);
+
+/** Writes a change down as a block of events for the journal, whose form is not the register's business. */
+export type TellChange = (change: ClientChange) => Buffer;
+
+const replaceScript = readFileSync(join(import.meta.dirname, 'commands', 'replaceClient-3.lua'), 'utf8');
 
 /** SHA-256 of a secret, as it is stored and compared. */
 export const hashSecret = (secret: string): Buffer => createHash('sha256').update(secret, 'utf8').digest();
@@ -60,24 +82,39 @@ const parseJson = (text: string): unknown => {
   }
 };
 
-/** Puts `next` in the place of `current`; undefined stands for no record. */
-const replace = async (
-  redis: RedisClient,
-  name: string,
-  current: string | undefined,
-  next: string | undefined,
-): Promise<'replaced' | 'conflict'> => {
-  const { clients, version } = clientRegisterKeys;
-  const result: unknown = await redis.eval(replaceScript, 2, clients, version, name, current ?? '', next ?? '', String(clientsMax));
+interface Replacement {
+  readonly name: string;
+  /** JSON of the record; undefined stands for none. */
+  readonly current: string | undefined;
+  readonly next: string | undefined;
+  /** Events that tell of it. */
+  readonly block: Buffer;
+}
+
+/** Puts `next` in the place of `current`. */
+const replace = async (redis: RedisClient, { name, current, next, block }: Replacement): Promise<'replaced' | 'conflict'> => {
+  const { clients, version, journal } = clientRegisterKeys;
+  const records = [current ?? '', next ?? '', String(clientsMax)];
+  const result: unknown = await redis.eval(replaceScript, 3, clients, version, journal, name, ...records, block);
   if (result === -1) throw new SigilloError('CLIENT_LIMIT', `It holds ${clientsMax}.`);
   return result === 1 ? 'replaced' : 'conflict';
 };
+
+export interface NewClient {
+  readonly name: string;
+  readonly role: ClientRole;
+  readonly now: Date;
+}
 
 /**
  * Adds an enabled client and makes its secret, which is returned once and stored nowhere.
  * @throws CLIENT_NAME_INVALID, CLIENT_EXISTS, CLIENT_LIMIT
  */
-export const addClient = async (redis: RedisClient, name: string, now: Date): Promise<{ readonly secret: string }> => {
+export const addClient = async (
+  redis: RedisClient,
+  { name, role, now }: NewClient,
+  tell: TellChange,
+): Promise<{ readonly secret: string }> => {
   if (!isClientName(name)) throw new SigilloError('CLIENT_NAME_INVALID', JSON.stringify(name.slice(0, 80)));
   const secret = randomBytes(32).toString('base64url');
   const record: ClientRecord = {
@@ -85,9 +122,12 @@ export const addClient = async (redis: RedisClient, name: string, now: Date): Pr
     name,
     secretHash: hashSecret(secret).toString('base64url'),
     state: 'enabled',
+    role,
     createdAt: now.toISOString(),
   };
-  if ((await replace(redis, name, undefined, JSON.stringify(record))) === 'conflict') throw new SigilloError('CLIENT_EXISTS', name);
+  const block = tell({ kind: 'added', name, role });
+  const result = await replace(redis, { name, current: undefined, next: JSON.stringify(record), block });
+  if (result === 'conflict') throw new SigilloError('CLIENT_EXISTS', name);
   return { secret };
 };
 
@@ -99,24 +139,45 @@ export const listClients = async (redis: RedisClient): Promise<ClientRecord[]> =
     .toSorted((a, b) => (a.name < b.name ? -1 : 1));
 };
 
-/** Changes the record that is there, again when somebody else was faster. */
-const change = async (redis: RedisClient, name: string, next: (record: ClientRecord) => ClientRecord | undefined): Promise<void> => {
+interface Step {
+  readonly change: ClientChange;
+  /** undefined removes the record. */
+  readonly next: ClientRecord | undefined;
+}
+
+/** Changes the record that is there, again when somebody else was faster; without a step it is as it should be. */
+const change = async (
+  redis: RedisClient,
+  name: string,
+  tell: TellChange,
+  decide: (record: ClientRecord) => Step | undefined,
+): Promise<void> => {
   for (let attempt = 0; attempt < attemptsMax; attempt += 1) {
     const current = await redis.hget(clientRegisterKeys.clients, name);
     if (current === null) throw new SigilloError('CLIENT_UNKNOWN', name);
-    const changed = next(parseRecord(name, current));
-    const result = await replace(redis, name, current, changed === undefined ? undefined : JSON.stringify(changed));
-    if (result === 'replaced') return;
+    const step = decide(parseRecord(name, current));
+    if (step === undefined) return;
+    const next = step.next === undefined ? undefined : JSON.stringify(step.next);
+    if ((await replace(redis, { name, current, next, block: tell(step.change) })) === 'replaced') return;
   }
   throw new SigilloError('INTERNAL', `client ${name}: its record changes all the time`);
 };
 
 /** Enables or disables a client; every gateway knows within its polling interval. @throws CLIENT_UNKNOWN */
-export const setClientState = (redis: RedisClient, name: string, state: ClientRecord['state']): Promise<void> =>
-  change(redis, name, (record) => ({ ...record, state }));
+export const setClientState = (redis: RedisClient, name: string, state: ClientRecord['state'], tell: TellChange): Promise<void> =>
+  change(redis, name, tell, (record) =>
+    record.state === state ? undefined : { change: { kind: state, name }, next: { ...record, state } },
+  );
+
+/** Gives a client another role; every gateway knows within its polling interval. @throws CLIENT_UNKNOWN */
+export const setClientRole = (redis: RedisClient, name: string, role: ClientRole, tell: TellChange): Promise<void> =>
+  change(redis, name, tell, (record) =>
+    record.role === role ? undefined : { change: { kind: 'role', name, from: record.role, to: role }, next: { ...record, role } },
+  );
 
 /** Removes a client; its count of stamps stays. @throws CLIENT_UNKNOWN */
-export const removeClient = (redis: RedisClient, name: string): Promise<void> => change(redis, name, () => undefined);
+export const removeClient = (redis: RedisClient, name: string, tell: TellChange): Promise<void> =>
+  change(redis, name, tell, () => ({ change: { kind: 'removed', name }, next: undefined }));
 
 /** A number that changes with every change of the register. */
 export const readClientsVersion = async (redis: RedisClient): Promise<string> => (await redis.get(clientRegisterKeys.version)) ?? '0';

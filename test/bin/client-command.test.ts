@@ -1,6 +1,9 @@
 import assert from 'node:assert/strict';
+import { userInfo } from 'node:os';
 import { after, before, describe, test } from 'node:test';
 import { createClientAccess } from '../../gateway/client-access.ts';
+import { clientRegisterKeys } from '../../queue/client-register.ts';
+import { waitingEvents } from '../support/clients.ts';
 import { redisServerMissing, startTestRedis, type TestRedis } from '../support/redis-server.ts';
 import { type CommandResult, runSigillo } from '../support/run-sigillo.ts';
 
@@ -27,13 +30,13 @@ describe('sigillo client', { skip: redisServerMissing() }, () => {
 
     await redis.hset('lane:{timestamp}:stamps', 'bank-1', 42);
     const listed = await run('list');
-    assert.match(listed.stdout, /^bank-1 +enabled +\d{4}-\d\d-\d\d +42$/m);
+    assert.match(listed.stdout, /^bank-1 +client +enabled +\d{4}-\d\d-\d\d +42$/m);
     assert.ok(!listed.stdout.includes(basic.split(':')[1] as string));
     assert.equal((await run('disable', 'bank-1')).code, 0);
     const json = JSON.parse((await run('list', '--json')).stdout) as object[];
     assert.deepEqual(
       json.map((client) => ({ ...client, createdAt: '' })),
-      [{ name: 'bank-1', state: 'disabled', createdAt: '', stamps: 42 }],
+      [{ name: 'bank-1', role: 'client', state: 'disabled', createdAt: '', stamps: 42 }],
     );
     assert.equal((await run('enable', 'bank-1')).code, 0);
 
@@ -44,6 +47,49 @@ describe('sigillo client', { skip: redisServerMissing() }, () => {
     assert.match((await run('remove', 'bank-1')).stderr, /CLIENT_UNKNOWN/);
     assert.match((await run('add', 'not a name')).stderr, /CLIENT_NAME_INVALID/);
     assert.deepEqual(JSON.parse((await run('list', '--json')).stdout), []);
+  });
+
+  test('an auditor, and a role that changes', async () => {
+    const added = await run('add', 'ms-rossi', '--role', 'auditor', '--json');
+    const { bearer, role } = JSON.parse(added.stdout) as { bearer: string; role: string };
+    assert.equal(role, 'auditor');
+    const access = createClientAccess({ redis: server.connect(), log: { info: () => undefined, warn: () => undefined } });
+    await access.ready();
+    assert.deepEqual(access.authenticate(`Bearer ${bearer}`), { kind: 'client', name: 'ms-rossi', role: 'auditor' });
+    access.close();
+    assert.match((await run('list')).stdout, /^ms-rossi +auditor +enabled/m);
+    assert.equal((await run('role', 'ms-rossi', 'client')).code, 0);
+    assert.match((await run('list')).stdout, /^ms-rossi +client +enabled/m);
+    for (const wrong of [
+      ['role', 'ms-rossi', 'boss'],
+      ['add', 'x', '--role', 'boss'],
+    ]) {
+      const result = await run(...wrong);
+      assert.deepEqual([result.code, result.stdout], [64, '']);
+      assert.match(result.stderr, /client, auditor/);
+    }
+    assert.match((await run('role', 'nobody', 'auditor')).stderr, /CLIENT_UNKNOWN/);
+    assert.equal((await run('remove', 'ms-rossi')).code, 0);
+  });
+
+  test('every change is an event by the user of this machine', async () => {
+    const redis = server.connect();
+    await redis.del(clientRegisterKeys.journal);
+    await run('add', 'bank-2');
+    await run('role', 'bank-2', 'auditor');
+    await run('disable', 'bank-2');
+    await run('remove', 'bank-2');
+    await run('remove', 'bank-2');
+    const events = await waitingEvents(redis, clientRegisterKeys.journal);
+    assert.deepEqual(
+      events.map(({ kind, subject, role, actor }) => [kind, subject, role, actor]),
+      ['client.added', 'permission.changed', 'client.disabled', 'client.removed'].map((kind) => [
+        kind,
+        'bank-2',
+        'operator',
+        userInfo().username,
+      ]),
+    );
   });
 
   test('without Redis it says so', async () => {

@@ -3,11 +3,10 @@ import { after, afterEach, before, beforeEach, describe, test } from 'node:test'
 import { setTimeout as delay } from 'node:timers/promises';
 import type { Redis } from 'ioredis';
 import { type ClientAccess, createClientAccess } from '../../gateway/client-access.ts';
-import { addClient, clientRegisterKeys, removeClient, setClientState } from '../../queue/client-register.ts';
+import { clientRegisterKeys } from '../../queue/client-register.ts';
+import { addClient, basic, removeClient, setClientRole, setClientState } from '../support/clients.ts';
 import { redisServerMissing, startTestRedis, type TestRedis } from '../support/redis-server.ts';
 
-const now = new Date('2026-11-22T10:00:00.000Z');
-const basic = (name: string, secret: string): string => `Basic ${Buffer.from(`${name}:${secret}`).toString('base64')}`;
 const reasonOf = (access: ClientAccess, header: string | undefined): string => {
   const result = access.authenticate(header);
   return result.kind === 'client' ? `client ${result.name}` : result.reason;
@@ -40,7 +39,7 @@ describe('access of clients', { skip: redisServerMissing() }, () => {
   afterEach(() => access.close());
 
   test('Basic and bearer of an enabled client', async () => {
-    const { secret } = await addClient(redis, 'bank.one', now);
+    const { secret } = await addClient(redis, 'bank.one');
     access = createClientAccess({ redis, log });
     await access.ready();
     for (const header of [
@@ -54,8 +53,8 @@ describe('access of clients', { skip: redisServerMissing() }, () => {
   });
 
   test('every refusal has its reason', async () => {
-    const { secret } = await addClient(redis, 'a', now);
-    const other = await addClient(redis, 'b', now);
+    const { secret } = await addClient(redis, 'a');
+    const other = await addClient(redis, 'b');
     await setClientState(redis, 'b', 'disabled');
     access = createClientAccess({ redis, log });
     await access.ready();
@@ -91,7 +90,7 @@ describe('access of clients', { skip: redisServerMissing() }, () => {
   });
 
   test('a disabled, an enabled and a removed client are known within a second', async () => {
-    const { secret } = await addClient(redis, 'a', now);
+    const { secret } = await addClient(redis, 'a');
     access = createClientAccess({ redis, log });
     await access.ready();
     const header = basic('a', secret);
@@ -104,8 +103,38 @@ describe('access of clients', { skip: redisServerMissing() }, () => {
     assert.ok((await until(() => reasonOf(access, header) === 'unknown')) < 1_000);
   });
 
+  test('the role of a client, changed within a second', async () => {
+    const { secret } = await addClient(redis, 'a');
+    access = createClientAccess({ redis, log });
+    await access.ready();
+    const header = basic('a', secret);
+    assert.deepEqual(access.authenticate(header), { kind: 'client', name: 'a', role: 'client' });
+    await setClientRole(redis, 'a', 'auditor');
+    const role = (): string => {
+      const found = access.authenticate(header);
+      return found.kind === 'client' ? found.role : found.kind;
+    };
+    assert.ok((await until(() => role() === 'auditor')) < 1_000);
+  });
+
+  test('a refusal names who was claimed, when that is a name', async () => {
+    const { secret } = await addClient(redis, 'a');
+    access = createClientAccess({ redis, log });
+    await access.ready();
+    for (const [header, name] of [
+      [undefined, ''],
+      ['Basic !!!', ''],
+      [basic('not a name', secret), ''],
+      [basic('nobody', secret), 'nobody'],
+      [basic('a', 'guess'), 'a'],
+    ] as const) {
+      const found = access.authenticate(header);
+      assert.equal(found.kind === 'refused' ? found.name : found.kind, name, header);
+    }
+  });
+
   test('while Redis is away the last known register stays in force', async () => {
-    const { secret } = await addClient(redis, 'a', now);
+    const { secret } = await addClient(redis, 'a');
     access = createClientAccess({ redis, pollMs: 20, log });
     await access.ready();
     assert.deepEqual(access.health(), { state: 'current', clients: 1 });
@@ -122,7 +151,7 @@ describe('access of clients', { skip: redisServerMissing() }, () => {
   });
 
   test('a version that is counted anew after a loss does not pass for the known one', async () => {
-    const { secret } = await addClient(redis, 'a', now);
+    const { secret } = await addClient(redis, 'a');
     access = createClientAccess({ redis, pollMs: 20, log });
     await access.ready();
     const version = await redis.get(clientRegisterKeys.version);
@@ -135,7 +164,7 @@ describe('access of clients', { skip: redisServerMissing() }, () => {
   });
 
   test('before the first reading nobody gets in', async () => {
-    const { secret } = await addClient(redis, 'a', now);
+    const { secret } = await addClient(redis, 'a');
     await server.stop();
     access = createClientAccess({ redis, pollMs: 20, log });
     await until(() => access.health().detail !== undefined);
@@ -147,7 +176,7 @@ describe('access of clients', { skip: redisServerMissing() }, () => {
   });
 
   test('a record that cannot be read keeps the last known register', async () => {
-    const { secret } = await addClient(redis, 'a', now);
+    const { secret } = await addClient(redis, 'a');
     access = createClientAccess({ redis, pollMs: 20, log });
     await access.ready();
     await redis.hset(clientRegisterKeys.clients, 'broken', 'x');

@@ -30,9 +30,10 @@ before(() => {
 });
 after(() => pki.close());
 
-/** The one command that the repository needs, scripted. */
+/** The two commands that the repository needs, scripted. */
 class FakeRedis {
   hash: Record<string, string> = {};
+  chains: Record<string, Buffer> = {};
   away = false;
   reads = 0;
   readonly client = {
@@ -41,6 +42,11 @@ class FakeRedis {
       this.reads += 1;
       if (this.away) throw new Error('connection is closed');
       return { ...this.hash };
+    },
+    hgetallBuffer: async (key: string): Promise<Record<string, Buffer>> => {
+      assert.equal(key, laneKeys('timestamp').chains);
+      if (this.away) throw new Error('connection is closed');
+      return { ...this.chains };
     },
   } as unknown as RedisClient;
 
@@ -335,6 +341,61 @@ describe('chains for certReq', () => {
     await published.chainOf(digestOf(older));
     redis.publish(tsu);
     assert.equal((await published.chainOf(digestOf(tsu)))?.length, 2);
+  });
+
+  describe('as they were recorded', () => {
+    const record = (of: Identity, ...chain: readonly (Identity | Buffer)[]): void => {
+      redis.chains[digestOf(of)] = Buffer.concat(chain.map((one) => (Buffer.isBuffer(one) ? one : one.certificate.raw)));
+    };
+    const chainOf = async (of: Identity): Promise<string[] | undefined> =>
+      (await published.chainOf(digestOf(of)))?.map((der) => createHash('sha256').update(der).digest('hex'));
+
+    test('exactly these certificates, whatever else would do', async () => {
+      // The same authority, certified a second time: both lead to the root.
+      pki.openssl('req', '-new', '-key', authority.keyFile, '-subj', '/O=Test/CN=authority', '-out', 'again.csr');
+      const file = pki.file('again.ext', ca.join('\n'));
+      const signed = ['-set_serial', '98', '-days', '90', '-CA', root.certificateFile, '-CAkey', root.keyFile, '-out', 'again.pem'];
+      pki.openssl('x509', '-req', '-in', 'again.csr', '-extfile', file, ...signed);
+      const again = new X509Certificate(pki.openssl('x509', '-in', 'again.pem'));
+      const digest = createHash('sha256').update(again.raw).digest('hex');
+      redis.publish(tsu, authority);
+      for (const name of ['0', 'f']) redis.hash[name] = again.toString();
+      record(tsu, tsu, again.raw);
+      assert.deepEqual(await chainOf(tsu), [digestOf(tsu), digest]);
+      record(tsu, tsu, authority);
+      published = createPublishedCertificates(redis.client, [root.certificate]);
+      assert.deepEqual(await chainOf(tsu), [digestOf(tsu), digestOf(authority)]);
+    });
+
+    test('also when the certificates are published nowhere else', async () => {
+      record(tsu, tsu, authority);
+      assert.deepEqual(await chainOf(tsu), [digestOf(tsu), digestOf(authority)]);
+    });
+
+    test('what is no chain to a configured root is passed over', async () => {
+      const strange = pki.issue('recorded-strange', { extensions: ca });
+      const below = pki.issue('recorded-below', { issuer: strange, extensions: leaf });
+      redis.publish(tsu, authority);
+      const right = [digestOf(tsu), digestOf(authority)];
+      for (const chain of [
+        [],
+        [Buffer.from('junk')],
+        [tsu],
+        [older, authority],
+        [authority, tsu],
+        [tsu, authority, Buffer.of(0x30)],
+        [tsu, strange],
+        [tsu, below, strange],
+        [tsu, ...Array.from({ length: 10 }, () => authority)],
+      ]) {
+        record(tsu, ...chain);
+        published = createPublishedCertificates(redis.client, [root.certificate]);
+        assert.deepEqual(await chainOf(tsu), right);
+      }
+      record(below, below, strange);
+      published = createPublishedCertificates(redis.client, [root.certificate]);
+      assert.equal(await chainOf(below), undefined);
+    });
   });
 
   test('many that ask for the same new one cause one read', async () => {

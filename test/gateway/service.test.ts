@@ -9,9 +9,11 @@ import { createLogger } from '../../observability/log.ts';
 import { oid } from '../../pki/der.ts';
 import { readTimeStampResp } from '../../pki/tsp-read.ts';
 import { refusalResponse } from '../../pki/tsp-refusal.ts';
+import { journalKeys } from '../../queue/keys.ts';
 import type { LaneAnswerBatch, LaneEntry } from '../../queue/lane-responder.ts';
 import { decodeStampRequests } from '../../queue/stamp-messages.ts';
 import { makeAnswerBlock } from '../support/answer-blocks.ts';
+import { addClient, waitingEvents } from '../support/clients.ts';
 import { createGate, keys, LaneBench } from '../support/lane-bench.ts';
 import { redisServerMissing, startTestRedis, type TestRedis } from '../support/redis-server.ts';
 import {
@@ -64,7 +66,7 @@ describe('the gateway', { skip: redisServerMissing() }, () => {
   afterEach(async () => {
     for (const socket of sockets) socket.destroy();
     sockets.clear();
-    await gateway?.stop();
+    await gateway?.stop('test');
     gateway = undefined;
     await bench.close();
   });
@@ -260,7 +262,7 @@ describe('the gateway', { skip: redisServerMissing() }, () => {
     const agent = new Agent({ keepAlive: true });
     const accepted = stamp(agent);
     await until('it is at work', () => signer.lane.busy === 1);
-    const stopping = gateway?.stop();
+    const stopping = gateway?.stop('test');
     gateway = undefined;
     await until('nobody is let in', async () =>
       open().then(
@@ -283,7 +285,7 @@ describe('the gateway', { skip: redisServerMissing() }, () => {
     await start({ public: { requestTimeoutMs: 500 } });
     const { closed } = await open();
     await until('the server has it', async () => /"http_connections".*?"value":1/s.test(JSON.stringify(await gateway?.metrics())));
-    const stopping = gateway?.stop();
+    const stopping = gateway?.stop('test');
     gateway = undefined;
     await stopping;
     await until('the connection is closed', closed);
@@ -295,7 +297,7 @@ describe('the gateway', { skip: redisServerMissing() }, () => {
     socket.write('POST /tsa HTTP/1.1\r\nHost: x\r\nContent-Type: application/timestamp-query\r\nContent-Length: 100\r\n\r\nabc');
     await until('the server has it', async () => /"http_connections".*?"value":1/s.test(JSON.stringify(await gateway?.metrics())));
     const started = performance.now();
-    const stopping = gateway?.stop();
+    const stopping = gateway?.stop('test');
     gateway = undefined;
     await stopping;
     assert.ok(performance.now() - started < 4_000, `${performance.now() - started} ms`);
@@ -310,7 +312,7 @@ describe('the gateway', { skip: redisServerMissing() }, () => {
     assert.equal(refused.status, 503);
     assert.deepEqual(
       (await gateway?.health())?.map(({ ok }) => ok),
-      [false, false],
+      [false, false, true],
     );
     await redis.start();
     const started = performance.now();
@@ -318,8 +320,98 @@ describe('the gateway', { skip: redisServerMissing() }, () => {
     assert.ok(performance.now() - started < 5_000);
     assert.deepEqual(
       (await gateway?.health())?.map(({ ok }) => ok),
-      [true, true],
+      [true, true, true],
     );
+  });
+
+  test('it tells the journal that it starts and stops, and whom it did not let in, without making them wait', async () => {
+    await start({ timestamp: { access: 'clients' } });
+    const { secret } = await addClient(bench.look, 'ms-rossi', 'auditor');
+    const authorization = (credential: string) => ({ Authorization: `Basic ${Buffer.from(credential).toString('base64')}` });
+    await until('the auditor is known', async () => {
+      const { status } = await send('/tsa', { ...query, ...authorization(`ms-rossi:${secret}`) }, makeRequest());
+      return status === 403;
+    });
+    assert.equal((await send('/tsa', { ...query, ...authorization('bank-1:guess') }, makeRequest())).status, 401);
+    assert.equal((await send('/v1/timestamps', { 'Content-Type': 'application/json' }, '{}')).status, 401);
+    assert.equal((await send('/tsa', { ...query, ...authorization(`ms-rossi:${secret}`) }, makeRequest())).status, 403);
+    const stopping = gateway?.stop('SIGTERM');
+    gateway = undefined;
+    await stopping;
+    const all = await waitingEvents(bench.look, journalKeys.events);
+    const events = all.slice(all.findIndex(({ subject }) => subject === 'bank-1'));
+    assert.deepEqual(
+      events.map(({ kind, actor, subject, detail }) => [kind, actor, subject, 'reason' in detail ? detail.reason : undefined]),
+      [
+        ['authentication.failed', 'gateway', 'bank-1', 'unknown'],
+        ['authentication.failed', 'gateway', '', 'missing'],
+        ['authentication.failed', 'gateway', 'ms-rossi', 'role'],
+        ['service.stopped', 'gateway', 'gateway', 'SIGTERM'],
+        ['service.logStopped', 'gateway', 'gateway', 'SIGTERM'],
+      ],
+    );
+    for (const event of events.slice(0, 3)) assert.match(JSON.stringify(event.detail), /"address":"(::ffff:)?127\.0\.0\.1"/);
+  });
+
+  test('its start is an event with release and configuration', async () => {
+    await bench.look.del(journalKeys.events);
+    await start();
+    await until('it is told', async () => (await waitingEvents(bench.look, journalKeys.events)).length >= 2);
+    const [started] = await waitingEvents(bench.look, journalKeys.events);
+    assert.equal(started?.kind, 'service.started');
+    assert.deepEqual([started?.subject, started?.actor], ['gateway', 'gateway']);
+  });
+
+  test('what is refused while Redis is away is told when it is back', async () => {
+    await start({ timestamp: { access: 'clients' } });
+    await redis.stop('SIGKILL');
+    assert.equal((await stamp()).status, 401);
+    await redis.start();
+    await until('it is told', async () =>
+      (await waitingEvents(bench.look, journalKeys.events).catch(() => [])).some(({ kind }) => kind === 'authentication.failed'),
+    );
+    assert.match(JSON.stringify(await gateway?.metrics()), /"journal_events_lost_total".*?"value":0/s);
+  });
+
+  test('the journal too far behind: new stamps are refused with 503, health says why, and it resumes', async () => {
+    await bench.look.del(keys.journal);
+    await start();
+    await startSigner();
+    assert.equal((await stamp()).status, 200);
+    // The default bound is 20,000 entries.
+    for (let i = 0; i < 21; i += 1) {
+      const pipeline = bench.look.pipeline();
+      for (let k = 0; k < 1_000; k += 1) pipeline.xadd(keys.journal, '*', 'b', 'x');
+      await pipeline.exec();
+    }
+    await until('stamps are refused', async () => (await stamp()).status === 503);
+    const many = await send(
+      '/v1/timestamps',
+      { 'Content-Type': 'application/json' },
+      JSON.stringify({ hashes: [{ algorithm: 'sha256', hash: Buffer.alloc(32).toString('base64') }] }),
+    );
+    assert.equal(many.status, 503);
+    assert.match(many.body.toString(), /JOURNAL_BACKLOG/);
+    const item = (await gateway?.health())?.find(({ name }) => name === 'journal backlog');
+    assert.equal(item?.ok, false);
+    await bench.look.del(keys.journal);
+    await until('stamps are granted again', async () => (await stamp()).status === 200);
+    assert.equal((await gateway?.health())?.find(({ name }) => name === 'journal backlog')?.ok, true);
+  });
+
+  test('the archive and the proofs are there; without a journal they say so', async () => {
+    await start();
+    const at = (path: string): Promise<Response> => fetch(`http://127.0.0.1:${port}${path}`);
+    for (const [path, status, code] of [
+      [`/v1/timestamps/${'41'.repeat(20)}`, 503, 'JOURNAL_STORE_UNAVAILABLE'],
+      ['/v1/timestamps/xyz', 400, 'REQUEST_INVALID'],
+      ['/journal/checkpoint', 503, 'JOURNAL_UNCHECKPOINTED'],
+      ['/journal/proof/inclusion?sequence=0', 503, 'JOURNAL_UNCHECKPOINTED'],
+    ] as const) {
+      const response = await at(path);
+      assert.equal(response.status, status, path);
+      assert.equal(((await response.json()) as { error: string }).error, code, path);
+    }
   });
 
   test('the policy of the token is the configured one', async () => {

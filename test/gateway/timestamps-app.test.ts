@@ -391,6 +391,34 @@ describe('POST /v1/timestamps', () => {
     );
   });
 
+  test('403 for an auditor, without a challenge; every refusal is an event', async () => {
+    serve({ clients: { 'Bearer key': 'bank.one', 'Bearer eye': 'ms.rossi' }, auditors: ['ms.rossi'] });
+    const response = await post({ hashes: [imprintOf('x')] }, { ...json, Authorization: 'Bearer eye' });
+    assert.equal(response.headers.get('www-authenticate'), null);
+    await assertError(response, 403, 'FORBIDDEN');
+    await assertError(await post({ hashes: [imprintOf('x')] }, { ...json, Authorization: 'Bearer other' }), 401, 'UNAUTHENTICATED');
+    assert.deepEqual(bench.asked, []);
+    assert.deepEqual(await bench.outcomes(), { forbidden: 1, unauthenticated: 1 });
+    assert.deepEqual(
+      bench.events.map(({ kind, subject, outcome, detail }) => [kind, subject, outcome, detail.reason]),
+      [
+        ['authentication.failed', 'ms.rossi', 'refused', 'role'],
+        ['authentication.failed', '', 'refused', 'wrong'],
+      ],
+    );
+  });
+
+  test('503 JOURNAL_BACKLOG with Retry-After while the journal is behind', async () => {
+    bench.backlogged = true;
+    const response = await post({ hashes: [imprintOf('x')] });
+    assert.match(response.headers.get('retry-after') ?? '', /^[1-9]\d*$/);
+    await assertError(response, 503, 'JOURNAL_BACKLOG');
+    assert.deepEqual(bench.asked, []);
+    assert.deepEqual(await bench.outcomes(), { backlog: 1 });
+    bench.backlogged = false;
+    await resultsOf(await post({ hashes: [imprintOf('x')] }));
+  });
+
   test('503 with Retry-After when there is no room for all: then for none', async () => {
     bench.room = 3;
     const hashes = (count: number): Imprint[] => Array.from({ length: count }, () => imprintOf('x'));

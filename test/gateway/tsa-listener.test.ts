@@ -300,7 +300,68 @@ describe('POST /tsa: access of clients', () => {
   });
 });
 
+describe('POST /tsa: an auditor stamps nothing', () => {
+  test('403 without a challenge, and an event with name and address', async () => {
+    await serve({ clients: { 'Bearer key': 'bank.one', 'Bearer eye': 'ms.rossi' }, auditors: ['ms.rossi'] });
+    const answer = await send(makeRequest(), { headers: { ...query, Authorization: 'Bearer eye' } });
+    assertLine(answer, 403, 'FORBIDDEN');
+    assert.equal(answer.headers['www-authenticate'], undefined);
+    assert.deepEqual(bench.asked, []);
+    assert.deepEqual(await bench.outcomes(), { forbidden: 1 });
+    const [event, ...more] = bench.events;
+    assert.equal(more.length, 0);
+    assert.equal(event?.subject, 'ms.rossi');
+    assert.equal(event?.outcome, 'refused');
+    assert.deepEqual(event?.detail, { reason: 'role', address: '127.0.0.1' });
+  });
+
+  test('a refusal that cannot be recorded is not told: 503, whatever was wrong; who is let in is served', async () => {
+    await serve({ clients: { 'Bearer key': 'bank.one', 'Bearer eye': 'ms.rossi' }, auditors: ['ms.rossi'] });
+    bench.eventsBacklogged = true;
+    for (const Authorization of ['Bearer eye', 'Bearer other']) {
+      const answer = await send(makeRequest(), { headers: { ...query, Authorization } });
+      assertLine(answer, 503, 'JOURNAL_BACKLOG');
+      assert.match(answer.headers['retry-after'] ?? '', /^[1-9]\d*$/);
+    }
+    assert.deepEqual(bench.events, []);
+    assert.equal((await send(makeRequest(), { headers: { ...query, Authorization: 'Bearer key' } })).status, 200);
+    assert.deepEqual(await bench.outcomes(), { backlog: 2, granted: 1 });
+  });
+
+  test('every 401 is an event, too', async () => {
+    await serve({ clients: { 'Bearer key': 'bank.one' } });
+    await send(makeRequest());
+    await send(makeRequest(), { headers: { ...query, Authorization: 'Bearer other' } });
+    assert.deepEqual(
+      bench.events.map(({ detail }) => detail),
+      [
+        { reason: 'missing', address: '127.0.0.1' },
+        { reason: 'wrong', address: '127.0.0.1' },
+      ],
+    );
+  });
+});
+
 describe('POST /tsa: overload and outage are 503', () => {
+  test('the journal is behind: systemFailure with Retry-After, and nothing reaches the lane', async () => {
+    await serve();
+    bench.backlogged = true;
+    const answer = await send(makeRequest());
+    assert.equal(answer.status, 503);
+    assert.match(answer.headers['retry-after'] ?? '', /^[1-9]\d*$/);
+    assert.equal(hex(answer.body), hex(refusalResponse('systemFailure')));
+    assert.deepEqual(bench.asked, []);
+    assert.deepEqual(await bench.outcomes(), { backlog: 1 });
+    bench.backlogged = false;
+    assert.equal((await send(makeRequest())).status, 200);
+  });
+
+  test('a request that is wrong in itself is told so also then', async () => {
+    await serve();
+    bench.backlogged = true;
+    assertRefused(await send(makeRequest({ policy: '2.999' })), 'unacceptedPolicy');
+  });
+
   const busy: readonly (readonly [string, () => LaneAnswer | 'full', string])[] = [
     ['no room in flight', () => 'full', 'overloaded'],
     ['Redis is away', () => ({ kind: 'unavailable' }), 'unavailable'],

@@ -2,7 +2,6 @@ import assert from 'node:assert/strict';
 import { after, before, beforeEach, describe, test } from 'node:test';
 import type { Redis } from 'ioredis';
 import {
-  addClient,
   clientRegisterKeys,
   clientsMax,
   hashSecret,
@@ -10,13 +9,10 @@ import {
   listClients,
   readClientsVersion,
   readStampCounts,
-  removeClient,
-  setClientState,
 } from '../../queue/client-register.ts';
 import { laneKeys } from '../../queue/keys.ts';
+import { addClient, removeClient, setClientRole, setClientState, waitingEvents } from '../support/clients.ts';
 import { redisServerMissing, startTestRedis, type TestRedis } from '../support/redis-server.ts';
-
-const now = new Date('2026-11-22T10:00:00.000Z');
 
 describe('register of clients', { skip: redisServerMissing() }, () => {
   let server: TestRedis;
@@ -29,25 +25,32 @@ describe('register of clients', { skip: redisServerMissing() }, () => {
   beforeEach(() => redis.flushall());
 
   test('stores a hash of the secret and nothing else of it', async () => {
-    const { secret } = await addClient(redis, 'bank-1', now);
+    const { secret } = await addClient(redis, 'bank-1');
     assert.match(secret, /^[A-Za-z0-9_-]{43}$/);
     const stored = (await redis.hget(clientRegisterKeys.clients, 'bank-1')) ?? '';
     assert.ok(!stored.includes(secret));
     assert.deepEqual(await listClients(redis), [
-      { version: 1, name: 'bank-1', secretHash: hashSecret(secret).toString('base64url'), state: 'enabled', createdAt: now.toISOString() },
+      {
+        version: 1,
+        name: 'bank-1',
+        secretHash: hashSecret(secret).toString('base64url'),
+        state: 'enabled',
+        role: 'client',
+        createdAt: '2026-11-22T10:00:00.000Z',
+      },
     ]);
   });
 
   test('every change has a new version, a refused one has not', async () => {
     const versions = [await readClientsVersion(redis)];
     const note = async () => versions.push(await readClientsVersion(redis));
-    await addClient(redis, 'a', now);
+    await addClient(redis, 'a');
     await note();
     await setClientState(redis, 'a', 'disabled');
     await note();
     await setClientState(redis, 'a', 'enabled');
     await note();
-    await assert.rejects(addClient(redis, 'a', now), { code: 'CLIENT_EXISTS' });
+    await assert.rejects(addClient(redis, 'a'), { code: 'CLIENT_EXISTS' });
     await note();
     await removeClient(redis, 'a');
     await note();
@@ -58,7 +61,7 @@ describe('register of clients', { skip: redisServerMissing() }, () => {
   });
 
   test('of many that add the same name at once, one wins', async () => {
-    const results = await Promise.allSettled(Array.from({ length: 20 }, () => addClient(redis, 'same', now)));
+    const results = await Promise.allSettled(Array.from({ length: 20 }, () => addClient(redis, 'same')));
     const won = results.filter((result) => result.status === 'fulfilled');
     assert.equal(won.length, 1);
     const [record] = await listClients(redis);
@@ -66,32 +69,90 @@ describe('register of clients', { skip: redisServerMissing() }, () => {
   });
 
   test('concurrent changes of one client are all applied', async () => {
-    await addClient(redis, 'a', now);
+    await addClient(redis, 'a');
     await Promise.all([
       setClientState(redis, 'a', 'disabled'),
       setClientState(redis, 'a', 'disabled'),
       setClientState(redis, 'a', 'disabled'),
     ]);
     assert.equal((await listClients(redis))[0]?.state, 'disabled');
-    assert.equal(await readClientsVersion(redis), '4');
+    // One did it; for the others there was nothing left to do, and nothing to tell.
+    assert.equal(await readClientsVersion(redis), '2');
+    assert.equal(await redis.xlen(clientRegisterKeys.journal), 2);
+  });
+
+  test('roles: given at the start, changed later', async () => {
+    await addClient(redis, 'a');
+    await addClient(redis, 'b', 'auditor');
+    const roles = async () => (await listClients(redis)).map(({ role }) => role);
+    assert.deepEqual(await roles(), ['client', 'auditor']);
+    await setClientRole(redis, 'a', 'auditor');
+    await setClientRole(redis, 'b', 'client');
+    assert.deepEqual(await roles(), ['auditor', 'client']);
+    await assert.rejects(setClientRole(redis, 'c', 'auditor'), { code: 'CLIENT_UNKNOWN' });
+  });
+
+  test('a record of before there were roles is a client, and keeps its role from the next change', async () => {
+    await addClient(redis, 'old');
+    const { role: _none, ...record } = JSON.parse((await redis.hget(clientRegisterKeys.clients, 'old')) as string) as { role: string };
+    await redis.hset(clientRegisterKeys.clients, 'old', JSON.stringify(record));
+    assert.equal((await listClients(redis))[0]?.role, 'client');
+    await setClientState(redis, 'old', 'disabled');
+    assert.match((await redis.hget(clientRegisterKeys.clients, 'old')) as string, /"role":"client"/);
+  });
+
+  test('every change is an event of its operator, in the same command', async () => {
+    await addClient(redis, 'a');
+    await setClientState(redis, 'a', 'disabled');
+    await setClientState(redis, 'a', 'enabled');
+    await setClientState(redis, 'a', 'enabled');
+    await setClientRole(redis, 'a', 'auditor');
+    await setClientRole(redis, 'a', 'auditor');
+    await removeClient(redis, 'a');
+    await addClient(redis, 'b', 'auditor');
+    const events = await waitingEvents(redis, clientRegisterKeys.journal);
+    assert.deepEqual(
+      events.map(({ kind, subject, detail }) => [kind, subject, detail]),
+      [
+        ['client.added', 'a', { name: 'a' }],
+        ['client.disabled', 'a', { name: 'a' }],
+        ['client.enabled', 'a', { name: 'a' }],
+        ['permission.changed', 'a', { from: 'client', to: 'auditor' }],
+        ['client.removed', 'a', { name: 'a' }],
+        ['client.added', 'b', { name: 'b' }],
+        ['permission.changed', 'b', { from: 'none', to: 'auditor' }],
+      ],
+    );
+    for (const event of events) {
+      assert.deepEqual([event.role, event.actor, event.outcome], ['operator', 'tester', 'success']);
+      assert.ok(Math.abs(event.unixMicros / 1_000 - Date.now()) < 60_000);
+    }
+    assert.equal(String(await redis.xlen(clientRegisterKeys.journal)), await readClientsVersion(redis));
+  });
+
+  test('a change that is refused tells nothing', async () => {
+    await addClient(redis, 'a');
+    await assert.rejects(addClient(redis, 'a'), { code: 'CLIENT_EXISTS' });
+    await assert.rejects(removeClient(redis, 'b'), { code: 'CLIENT_UNKNOWN' });
+    assert.equal(await redis.xlen(clientRegisterKeys.journal), 1);
   });
 
   test('the register is bounded, and a name in it can still be changed', async () => {
     const pipeline = redis.pipeline();
     for (let i = 0; i < clientsMax - 1; i += 1) pipeline.hset(clientRegisterKeys.clients, `filler-${i}`, '{}');
     await pipeline.exec();
-    await addClient(redis, 'last', now);
-    await assert.rejects(addClient(redis, 'one-more', now), { code: 'CLIENT_LIMIT' });
+    await addClient(redis, 'last');
+    await assert.rejects(addClient(redis, 'one-more'), { code: 'CLIENT_LIMIT' });
     await setClientState(redis, 'last', 'disabled');
     await removeClient(redis, 'last');
-    await addClient(redis, 'one-more', now);
+    await addClient(redis, 'one-more');
   });
 
   test('names', async () => {
     for (const name of ['a', 'A.b_c-9', 'x'.repeat(64), '-', '__proto__', 'constructor']) assert.ok(isClientName(name), name);
     for (const name of ['', '.', '.a', 'a b', 'a:b', 'a/b', 'ä', 'x'.repeat(65), 'anonymous', 'a\n']) assert.ok(!isClientName(name), name);
-    await assert.rejects(addClient(redis, '.hidden', now), { code: 'CLIENT_NAME_INVALID' });
-    await addClient(redis, '__proto__', now);
+    await assert.rejects(addClient(redis, '.hidden'), { code: 'CLIENT_NAME_INVALID' });
+    await addClient(redis, '__proto__');
     assert.deepEqual(
       (await listClients(redis)).map(({ name }) => name),
       ['__proto__'],

@@ -1,13 +1,15 @@
 --[[
-  Adds, changes or removes one client, if its record is still what the caller read.
-  One command for the three, so that a change and the new version of the register can never part.
+  Adds, changes or removes one client, if its record is still what the caller read, and tells the journal.
+  One command for all of it, so that a change, the new version of the register and the event can never part.
 
   KEYS[1]  hash of the register: name -> record
   KEYS[2]  version of the register
+  KEYS[3]  stream of the register's events for the journal
   ARGV[1]  name
   ARGV[2]  record that the caller read; empty: there was none
   ARGV[3]  new record; empty: remove it
   ARGV[4]  most clients the register may hold
+  ARGV[5]  block of events that tells of the change
 
   Returns  1 changed, 0 the record is another one by now, -1 the register is full
 ]]
@@ -24,4 +26,5 @@ else
   redis.call('HSET', KEYS[1], ARGV[1], ARGV[3])
 end
 redis.call('INCR', KEYS[2])
+redis.call('XADD', KEYS[3], '*', 'b', ARGV[5])
 return 1

@@ -1,0 +1,20 @@
+/** The Redis of the configuration, as a command uses it: there at once, or not at all. */
+import { SigilloError } from '../../config/errors.ts';
+import type { Config } from '../../config/schema.ts';
+import { connectRedis, type RedisClient, whenReady } from '../../queue/redis.ts';
+
+const connectTimeoutMs = 3_000;
+
+/** A connection that takes commands; the caller disconnects it. @throws REDIS_UNAVAILABLE */
+export const commandRedis = async (config: Config): Promise<RedisClient> => {
+  const redis = connectRedis(config, 'cli', 'command');
+  redis.on('error', () => undefined); // whenReady and each command report it
+  try {
+    await whenReady(redis, connectTimeoutMs);
+    return redis;
+  } catch (cause) {
+    redis.disconnect();
+    const hint = config.redis.mode === 'embedded' ? 'The private Redis runs while the service runs: start it first.' : undefined;
+    throw new SigilloError('REDIS_UNAVAILABLE', hint, { cause });
+  }
+};
