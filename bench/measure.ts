@@ -6,7 +6,7 @@ import type { TsuAlgorithm } from '../config/schema.ts';
 import { Helper } from './child-process.ts';
 import { checkCorrectness, type SampleAnswers } from './correctness.ts';
 import type { LoadAnswer, LoadJob, LoadResult } from './load-job.ts';
-import type { Plan } from './options.ts';
+import type { Durability, Plan } from './options.ts';
 import type { RawSignResult } from './raw-sign.ts';
 import { type RawSigner, startRawSigner } from './raw-signer.ts';
 import { bulkTemplate, queryTemplate, type RequestTemplate } from './requests.ts';
@@ -174,6 +174,7 @@ const warmUp = async (bench: Bench): Promise<void> => {
 export interface MeasureOptions {
   readonly algorithm: TsuAlgorithm;
   readonly threads: number;
+  readonly durability: Durability;
   readonly plan: Plan;
   readonly resultsFolder: string;
 }

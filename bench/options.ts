@@ -1,7 +1,9 @@
 /** The command line of the benchmark, and how long and how often it measures. */
 import { availableParallelism } from 'node:os';
 import { parseArgs } from 'node:util';
-import { type TsuAlgorithm, tsuAlgorithms } from '../config/schema.ts';
+import { type Config, type TsuAlgorithm, tsuAlgorithms } from '../config/schema.ts';
+
+export type Durability = Config['journal']['durability'];
 
 export interface Plan {
   readonly rounds: number;
@@ -16,15 +18,17 @@ export interface Plan {
 }
 
 export interface BenchOptions {
-  readonly mode: 'measure' | 'soak' | 'profile';
+  readonly mode: 'measure' | 'soak' | 'profile' | 'journal';
   readonly algorithms: readonly TsuAlgorithm[];
   readonly threads: number;
   readonly plan: Plan;
+  /** `journal.durability` of the service. */
+  readonly durability: Durability;
   /** A missed target makes the exit status 1. */
   readonly check: boolean;
   /** Stamps of the soak. */
   readonly soakStamps: number;
-  /** As given, for the report. */
+  /** As given, for the report, and the durability in any case. */
   readonly flags: readonly string[];
 }
 
@@ -41,9 +45,12 @@ Measures a fresh service on this machine against raw C_Sign and a bare HTTP serv
                        (default: ec-p256,rsa-2048,rsa-3072)
   --threads N          signer workers and raw C_Sign threads (default: the cores)
   --rounds N           rounds of each measurement
+  --durability KIND    fsync: an answer is on the disk of Redis before it is given; everysec: within a second
+                       (default: everysec, as before there was a choice; the service's own default is fsync)
   --check              exit status 1 when a target is missed
   --million            soak: a million stamps, memory and stream lengths over time
   --stamps N           another number for the soak
+  --journal            the journal alone: 20,000 events a second, and a backlog, against raw inserts
   --profile            where the time goes: CPU profiles of gateway and signer under load
   --help
 
@@ -63,6 +70,11 @@ const chooseAlgorithms = (text: string | undefined, fallback: readonly TsuAlgori
     return known;
   }) ?? fallback;
 
+const chooseDurability = (text: string): Durability => {
+  if (text === 'fsync' || text === 'everysec') return text;
+  throw new RangeError(`--durability: ${text} is neither fsync nor everysec`);
+};
+
 /** @returns undefined when only the usage is asked for. @throws RangeError, TypeError with a sentence for the user */
 export const parseOptions = (parameters: readonly string[]): BenchOptions | undefined => {
   const { values } = parseArgs({
@@ -73,22 +85,27 @@ export const parseOptions = (parameters: readonly string[]): BenchOptions | unde
       algorithms: { type: 'string' },
       threads: { type: 'string' },
       rounds: { type: 'string' },
+      durability: { type: 'string', default: 'everysec' },
       check: { type: 'boolean', default: false },
       million: { type: 'boolean', default: false },
       stamps: { type: 'string' },
       profile: { type: 'boolean', default: false },
+      journal: { type: 'boolean', default: false },
       help: { type: 'boolean', default: false },
     },
   });
   if (values.help) return undefined;
-  if (values.million && values.profile) throw new RangeError('--million and --profile are two runs');
-  const mode = values.million ? 'soak' : values.profile ? 'profile' : 'measure';
+  const modes = (['million', 'profile', 'journal'] as const).filter((name) => values[name]);
+  if (modes.length > 1) throw new RangeError('--million, --profile and --journal are different runs');
+  const mode = modes[0] === 'million' ? 'soak' : (modes[0] ?? 'measure');
   const plan = values.quick ? quickPlan : fullPlan;
   const rounds = positive('rounds', values.rounds, plan.rounds);
+  const durability = chooseDurability(values.durability);
   const fallback: Record<BenchOptions['mode'], readonly TsuAlgorithm[]> = {
     measure: values.quick ? ['ec-p256', 'rsa-2048'] : ['ec-p256', 'rsa-2048', 'rsa-3072'],
     soak: ['ec-p256'],
     profile: ['ec-p256'],
+    journal: [],
   };
   return {
     mode,
@@ -97,6 +114,7 @@ export const parseOptions = (parameters: readonly string[]): BenchOptions | unde
     plan: { ...plan, rounds, extraRounds: Math.min(plan.extraRounds, rounds) },
     check: values.check,
     soakStamps: positive('stamps', values.stamps, 1_000_000),
-    flags: parameters,
+    durability,
+    flags: parameters.some((flag) => flag.startsWith('--durability')) ? parameters : [...parameters, '--durability', durability],
   };
 };

@@ -1,8 +1,9 @@
 /** The picture of a run: throughput against raw C_Sign with the targets, and latency by connections. */
+
+import { grid, ink, linearScale, logScale, pale, svgDocument, svgDot, svgLine, svgRectangle, svgText } from '../observability/svg.ts';
 import type { Machine } from './machine.ts';
 import type { Spread } from './statistics.ts';
 import { type AlgorithmSummary, bestClosedLoop, bulkRatioTargets, ratioTargets, rowOf } from './summary.ts';
-import { grid, ink, linearScale, logScale, pale, svgDocument, svgDot, svgLine, svgRectangle, svgText } from './svg.ts';
 
 const width = 1_230;
 const top = 118;

@@ -7,7 +7,7 @@
 import { execFileSync } from 'node:child_process';
 import { readdirSync, readFileSync } from 'node:fs';
 
-export const roles = ['gateway', 'signer', 'redis', 'other'] as const;
+export const roles = ['gateway', 'signer', 'redis', 'journal', 'other'] as const;
 /** `other` is the supervisor and whatever else it runs. */
 export type Role = (typeof roles)[number];
 export type ByRole = Readonly<Record<Role, number>>;
@@ -23,7 +23,7 @@ export interface TreeProcess {
 export const roleOf = (commandLine: string): Role => {
   const [program = '', ...parameters] = commandLine.split('\0');
   if (/(^|\/)redis[^/]*$/.test(program.split(' ', 1)[0] ?? '')) return 'redis';
-  for (const role of ['gateway', 'signer'] as const) {
+  for (const role of ['gateway', 'signer', 'journal'] as const) {
     if (parameters.some((parameter) => parameter.endsWith(`bin/${role}.ts`))) return role;
   }
   return 'other';
@@ -78,7 +78,7 @@ export const listTree = (rootPid: number): TreeProcess[] => {
   return found;
 };
 
-export const zeroByRole: ByRole = { gateway: 0, signer: 0, redis: 0, other: 0 };
+export const zeroByRole: ByRole = { gateway: 0, signer: 0, redis: 0, journal: 0, other: 0 };
 
 /** True while this very process lives; one that waits to be reaped does not. */
 export const isAlive = ({ pid, start }: TreeProcess): boolean => {
@@ -114,6 +114,7 @@ export const differenceByRole = (before: ByRole, after: ByRole, divisor: number)
   gateway: (after.gateway - before.gateway) / divisor,
   signer: (after.signer - before.signer) / divisor,
   redis: (after.redis - before.redis) / divisor,
+  journal: (after.journal - before.journal) / divisor,
   other: (after.other - before.other) / divisor,
 });
 

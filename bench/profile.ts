@@ -9,7 +9,7 @@ import { Helper } from './child-process.ts';
 import { checkCorrectness } from './correctness.ts';
 import type { LoadAnswer, LoadJob, LoadResult } from './load-job.ts';
 import { bulkStamps, type Progress } from './measure.ts';
-import type { Plan } from './options.ts';
+import type { Durability, Plan } from './options.ts';
 import { listTree, type Role, roles } from './process-tree.ts';
 import { formatTable } from './report.ts';
 import { queryTemplate } from './requests.ts';
@@ -104,7 +104,7 @@ const formatCpu = (load: LoadResult): string => {
 
 /** Profiles a fresh service at 64 connections. @returns the report */
 export const profileAlgorithm = async (
-  options: { algorithm: TsuAlgorithm; threads: number; plan: Plan; resultsFolder: string },
+  options: { algorithm: TsuAlgorithm; threads: number; durability: Durability; plan: Plan; resultsFolder: string },
   say: Progress,
 ): Promise<string> => {
   const { algorithm, plan, resultsFolder } = options;

@@ -34,6 +34,7 @@ const header = [
   'gateway µs',
   'signer',
   'redis',
+  'journal',
   'other',
   'total',
   'outside',
@@ -56,6 +57,7 @@ const rowCells = (row: RowSummary): string[] => {
     service ? micros(row.cpuMicros.gateway) : '–',
     service ? micros(row.cpuMicros.signer) : '–',
     service ? micros(row.cpuMicros.redis) : '–',
+    service ? micros(row.cpuMicros.journal) : '–',
     micros(row.cpuMicros.other),
     micros(row.cpuTotalMicros.median),
     fixed(row.cpuOutsideMicros?.median, 1),
@@ -77,7 +79,7 @@ export const formatSummary = (summary: AlgorithmSummary): string => {
     '',
     '',
   ];
-  const rawRow = [...rawCells, '', '', '', '', fixed(raw.cpuMicros.median, 1), '', ''];
+  const rawRow = [...rawCells, '', '', '', '', '', fixed(raw.cpuMicros.median, 1), '', ''];
   const honoShare = rowOf(summary, 'closed-1').p50.median / rowOf(summary, 'hono-1').p50.median;
   const disturbance = Math.max(raw.disturbance, ...summary.rows.map((row) => row.disturbance));
   const errors = summary.rows.flatMap((row) => (row.firstError === undefined ? [] : [`${row.label}: ${row.firstError}`]));

@@ -3,6 +3,8 @@ import { mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { cleanUp, cleanUpOnSignals } from './child-process.ts';
+import { compareDurability, formatDurability } from './durability.ts';
+import { benchJournal } from './journal-bench.ts';
 import { describeMachine, type Machine } from './machine.ts';
 import { type Measurement, measureAlgorithm, type Progress } from './measure.ts';
 import { type BenchOptions, parseOptions, usage } from './options.ts';
@@ -26,11 +28,11 @@ const json = (value: unknown): string => `${JSON.stringify(value, null, 2)}\n`;
 
 /** @returns whether every target is met */
 const measure = async (run: Run): Promise<boolean> => {
-  const { algorithms, threads, plan } = run.options;
+  const { algorithms, threads, durability, plan } = run.options;
   const measurements: Measurement[] = [];
   const summaries: AlgorithmSummary[] = [];
   for (const algorithm of algorithms) {
-    const measurement = await measureAlgorithm({ algorithm, threads, plan, resultsFolder: run.folder }, run.say);
+    const measurement = await measureAlgorithm({ algorithm, threads, durability, plan, resultsFolder: run.folder }, run.say);
     measurements.push(measurement);
     summaries.push(summarize(measurement));
     // After each algorithm: what is measured is not lost when a later one fails.
@@ -40,9 +42,17 @@ const measure = async (run: Run): Promise<boolean> => {
     save(run, 'results.svg', drawRun(summaries, machine, startedAt.toISOString().slice(0, 10)));
   }
   const verdicts = summaries.flatMap(judge);
-  const text = [formatMachine(run.machine, run.options.flags), ...summaries.map(formatSummary), legend, formatVerdicts(verdicts)].join(
-    '\n\n',
-  );
+  const [first] = algorithms;
+  const compared =
+    first === undefined ? [] : await compareDurability({ algorithm: first, threads, plan, resultsFolder: run.folder }, run.say);
+  save(run, 'durability.json', json({ version: 1, machine: run.machine, algorithm: first, rows: compared }));
+  const text = [
+    formatMachine(run.machine, run.options.flags),
+    ...summaries.map(formatSummary),
+    ...(first === undefined ? [] : [formatDurability(first, compared)]),
+    legend,
+    formatVerdicts(verdicts),
+  ].join('\n\n');
   save(run, 'results.txt', `${text}\n`);
   print(text);
   return verdicts.every(({ passed }) => passed);
@@ -51,8 +61,8 @@ const measure = async (run: Run): Promise<boolean> => {
 const soak = async (run: Run): Promise<boolean> => {
   let flat = true;
   for (const algorithm of run.options.algorithms) {
-    const { threads, soakStamps, plan } = run.options;
-    const result = await soakAlgorithm({ algorithm, threads, stamps: soakStamps, plan, resultsFolder: run.folder }, run.say);
+    const { threads, durability, soakStamps, plan } = run.options;
+    const result = await soakAlgorithm({ algorithm, threads, durability, stamps: soakStamps, plan, resultsFolder: run.folder }, run.say);
     save(run, `soak-${algorithm}.json`, json({ version: 1, machine: run.machine, flags: run.options.flags, ...result.data }));
     save(run, `soak-${algorithm}.svg`, result.picture);
     print(`${formatMachine(run.machine, run.options.flags)}\n\n${result.text}`);
@@ -63,12 +73,22 @@ const soak = async (run: Run): Promise<boolean> => {
 
 const profile = async (run: Run): Promise<boolean> => {
   for (const algorithm of run.options.algorithms) {
-    const { threads, plan } = run.options;
-    const text = await profileAlgorithm({ algorithm, threads, plan, resultsFolder: run.folder }, run.say);
+    const { threads, durability, plan } = run.options;
+    const text = await profileAlgorithm({ algorithm, threads, durability, plan, resultsFolder: run.folder }, run.say);
     save(run, `profile-${algorithm}.txt`, `${text}\n`);
     print(`${formatMachine(run.machine, run.options.flags)}\n\n${text}`);
   }
   return true;
+};
+
+const journalPlan = { eventsPerSecond: 20_000, seconds: 20, backlog: 400_000 } as const;
+
+const journal = async (run: Run): Promise<boolean> => {
+  const { text, data, passed } = await benchJournal(journalPlan, run.say);
+  save(run, 'journal.json', json({ version: 1, machine: run.machine, flags: run.options.flags, ...data }));
+  save(run, 'journal.txt', `${formatMachine(run.machine, run.options.flags)}\n\n${text}\n`);
+  print(`${formatMachine(run.machine, run.options.flags)}\n\n${text}`);
+  return passed;
 };
 
 const resultsFolder = (startedAt: Date): string => {
@@ -92,7 +112,7 @@ const main = async (): Promise<number> => {
   };
   const run: Run = { options, machine: describeMachine(), startedAt, folder: resultsFolder(startedAt), say };
   try {
-    const passed = await { measure, soak, profile }[options.mode](run);
+    const passed = await { measure, soak, profile, journal }[options.mode](run);
     process.stdout.write(`Saved in ${run.folder}\n`);
     return options.check && !passed ? 1 : 0;
   } finally {

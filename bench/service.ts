@@ -16,6 +16,8 @@ export interface ServiceOptions {
   readonly algorithm: TsuAlgorithm;
   /** Worker threads of the signer. */
   readonly threads: number;
+  /** What a granted answer means to the service (`journal.durability`). */
+  readonly durability: Config['journal']['durability'];
   /** The folder for what the service prints. */
   readonly resultsFolder: string;
   /** NODE_OPTIONS of its processes. */
@@ -91,6 +93,7 @@ export const startService = async (options: ServiceOptions): Promise<RunningServ
     SIGILLO_OPS_PORT: String(opsPort),
     SIGILLO__TIMESTAMP__ALGORITHM: options.algorithm,
     SIGILLO__SIGNER__WORKERS: String(options.threads),
+    SIGILLO__JOURNAL__DURABILITY: options.durability,
     SIGILLO__LOG__LEVEL: 'warn',
   };
   const foreign = Object.entries(process.env).filter(([name]) => !name.startsWith('SIGILLO_') && name !== 'NODE_OPTIONS');

@@ -1,6 +1,7 @@
 /** The picture of a soak: resident memory by process, and the length of each stream, over time. */
+
+import { grid, linearScale, pale, svgDocument, svgLine, svgText } from '../observability/svg.ts';
 import type { SoakSample } from './soak-growth.ts';
-import { grid, linearScale, pale, svgDocument, svgLine, svgText } from './svg.ts';
 
 interface Series {
   readonly label: string;

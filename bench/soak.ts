@@ -9,7 +9,7 @@ import { Helper, onCleanup } from './child-process.ts';
 import { checkCorrectness } from './correctness.ts';
 import type { LoadAnswer, LoadJob, LoadResult } from './load-job.ts';
 import { bulkStamps, type Progress } from './measure.ts';
-import type { Plan } from './options.ts';
+import type { Durability, Plan } from './options.ts';
 import { readResidentBytes } from './process-tree.ts';
 import { formatTable } from './report.ts';
 import { queryTemplate } from './requests.ts';
@@ -20,6 +20,7 @@ import { drawSoak } from './soak-picture.ts';
 export interface SoakOptions {
   readonly algorithm: TsuAlgorithm;
   readonly threads: number;
+  readonly durability: Durability;
   readonly stamps: number;
   readonly plan: Plan;
   readonly resultsFolder: string;

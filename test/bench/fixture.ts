@@ -11,7 +11,7 @@ export const loadResult = (over: Partial<LoadResult> = {}): LoadResult => ({
   stampsPerSecond: 1_000,
   errors: 0,
   latencyMs: { samples: 1_000, p50: 1, p99: 2, p999: 3, max: 4 },
-  cpuMicros: { gateway: 40, signer: 80, redis: 10, other: 0 },
+  cpuMicros: { gateway: 40, signer: 80, redis: 10, journal: 0, other: 0 },
   generatorCpuMicros: 20,
   disturbance: 0.01,
   windowMicros: [0, 1_000_000],
@@ -29,12 +29,12 @@ const roundAt = (speed: number, raw: number): Round => ({
   'hono-1': loadResult({
     latencyMs: latency(0.1, 0.2),
     stampsPerSecond: 9_000 * speed,
-    cpuMicros: { gateway: 0, signer: 0, redis: 0, other: 30 },
+    cpuMicros: { gateway: 0, signer: 0, redis: 0, journal: 0, other: 30 },
   }),
   'hono-64': loadResult({
     latencyMs: latency(2, 5),
     stampsPerSecond: 30_000 * speed,
-    cpuMicros: { gateway: 0, signer: 0, redis: 0, other: 30 },
+    cpuMicros: { gateway: 0, signer: 0, redis: 0, journal: 0, other: 30 },
   }),
   'closed-1': loadResult({ latencyMs: latency(0.45, 0.9), stampsPerSecond: raw * 0.1 * speed }),
   'closed-16': loadResult({ latencyMs: latency(2, 4), stampsPerSecond: raw * 0.4 * speed }),
@@ -43,7 +43,7 @@ const roundAt = (speed: number, raw: number): Round => ({
   bulk: loadResult({
     latencyMs: latency(60, 90),
     stampsPerSecond: raw * 0.6 * speed,
-    cpuMicros: { gateway: 8, signer: 70, redis: 2, other: 0 },
+    cpuMicros: { gateway: 8, signer: 70, redis: 2, journal: 0, other: 0 },
   }),
   'closed-256': loadResult({ latencyMs: latency(28, 50), stampsPerSecond: raw * 0.5 * speed }),
   'half-rate': loadResult({ latencyMs: latency(0.8, 6), stampsPerSecond: raw * 0.25 * speed }),

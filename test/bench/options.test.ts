@@ -9,6 +9,8 @@ test('without options: three algorithms, as many threads as cores, nothing check
   assert.equal(options?.threads, availableParallelism());
   assert.equal(options?.check, false);
   assert.equal(options?.mode, 'measure');
+  assert.equal(options?.durability, 'everysec');
+  assert.deepEqual(options?.flags, ['--durability', 'everysec'], 'the report says it in any case');
 });
 
 test('--quick is shorter than a minute by its own arithmetic', () => {
@@ -26,6 +28,7 @@ test('options choose', () => {
   assert.equal(options?.threads, 7);
   assert.equal(options?.plan.rounds, 3);
   assert.equal(options?.check, true);
+  assert.equal(parseOptions(['--durability', 'fsync'])?.durability, 'fsync');
   assert.equal(parseOptions(['--million'])?.soakStamps, 1_000_000);
   assert.equal(parseOptions(['--profile'])?.mode, 'profile');
   assert.equal(parseOptions(['--help']), undefined);
@@ -34,6 +37,7 @@ test('options choose', () => {
 test('what is not understood is refused in words', () => {
   assert.throws(() => parseOptions(['--algorithms', 'dsa']), /dsa is none of/);
   assert.throws(() => parseOptions(['--threads', '0']), /--threads/);
-  assert.throws(() => parseOptions(['--million', '--profile']), /two runs/);
+  assert.throws(() => parseOptions(['--million', '--profile']), /different runs/);
+  assert.throws(() => parseOptions(['--durability', 'never']), /never is neither/);
   assert.throws(() => parseOptions(['--fast']), TypeError);
 });

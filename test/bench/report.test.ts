@@ -4,7 +4,7 @@ import { drawRun } from '../../bench/picture.ts';
 import { formatMachine, formatSummary, formatTable, formatVerdicts } from '../../bench/report.ts';
 import { drawSoak } from '../../bench/soak-picture.ts';
 import { judge, summarize } from '../../bench/summary.ts';
-import { linearScale, logScale } from '../../bench/svg.ts';
+import { linearScale, logScale } from '../../observability/svg.ts';
 import { machine, measurement } from './fixture.ts';
 
 test('formatTable: first column to the left, figures to the right, no trailing blanks', () => {
@@ -25,7 +25,7 @@ test('the table of an algorithm has a line for each row, with ratio and CPU', ()
   const line = (start: string): string[] => lines.find((one) => one.startsWith(start))?.split(/\s{2,}/) ?? [];
   assert.deepEqual(line('raw C_Sign, 2 threads'), ['raw C_Sign, 2 threads', '20,000', '±35%', '1.000', '60.0']);
   assert.deepEqual(line('/tsa, 64 connections').slice(1, 8), ['10,000', '±35%', '0.500', '±0%', '7.00', '13.0', '26.0']);
-  assert.deepEqual(line('/tsa, 64 connections').slice(-7), ['40.0', '80.0', '10.0', '0.0', '130.0', '70.0', '20.0']);
+  assert.deepEqual(line('/tsa, 64 connections').slice(-8), ['40.0', '80.0', '10.0', '0.0', '0.0', '130.0', '70.0', '20.0']);
   assert.ok(lines.some((one) => one.includes('p50 is 4.5 times that of bare Hono')));
 });
 
@@ -71,7 +71,7 @@ test('the picture of a run is well formed and names what was missed', () => {
 test('the picture of a soak is well formed, also with a single sample', () => {
   const sample = (second: number) => ({
     second,
-    residentBytes: { gateway: 120e6, signer: 110e6, redis: 40e6, other: 60e6 },
+    residentBytes: { gateway: 120e6, signer: 110e6, redis: 40e6, journal: 0, other: 60e6 },
     streams: { 'lane:{timestamp}:requests': 3, 'lane:{timestamp}:replies:0123456789abcdef': 2 },
   });
   for (const samples of [[sample(1)], [sample(1), sample(2), sample(3)]]) {

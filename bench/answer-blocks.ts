@@ -1,0 +1,53 @@
+/**
+ * Blocks of answers as a signer makes them for P-256, for measuring the journal without a signer: the parts that differ from stamp to
+ * stamp are random and as long as in a real one (serial number, imprint, genTime, digest of the attributes, signature), so that they
+ * take as much room on disk.
+ */
+import { randomBytes, randomFillSync } from 'node:crypto';
+import { answerOctets, blockHeaderOctets, type StampAnswer, writeAnswer, writeBlockHeader } from '../queue/answer-block.ts';
+
+/** A P-256 token without certificates is 650 octets or so, with SHA-256 and a nonce of eight octets. */
+const tokenOctets = 650;
+/** Octets that differ and stand nowhere else: genTime 10, nonce 8, digest of the attributes 32, signature 64. */
+const holes = [
+  [200, 10],
+  [230, 8],
+  [430, 32],
+  [tokenOctets - 70, 64],
+] as const;
+const [serialAt, imprintAt] = [120, 140];
+const imprintHead = Buffer.from('3031300d060960864801650304020105000420', 'hex');
+const policy = Buffer.from('060a2b0601040181fd590101', 'hex');
+const tsu = randomBytes(32);
+const shape = randomBytes(tokenOctets);
+const node = 'bench';
+
+/** A block of so many stamps, all of them granted. */
+export const makeAnswerBlock = (stamps: number): Buffer => {
+  const answers = Array.from({ length: stamps }, (_, id): StampAnswer => {
+    const messageImprint = Buffer.concat([imprintHead, randomBytes(32)]);
+    return {
+      id,
+      outcome: 'granted',
+      clock: 'unverified',
+      certReq: false,
+      unixMillis: Date.now(),
+      client: 'anonymous',
+      policy,
+      messageImprint,
+      serial: randomBytes(20),
+    };
+  });
+  const length = answers.reduce((sum, answer) => sum + answerOctets(answer) + tokenOctets, blockHeaderOctets(node));
+  const block = Buffer.allocUnsafe(length);
+  let at = writeBlockHeader(block, node, tsu, stamps);
+  for (const answer of answers) {
+    at = writeAnswer(block, at, answer, tokenOctets);
+    shape.copy(block, at);
+    Buffer.from(answer.serial).copy(block, at + serialAt);
+    Buffer.from(answer.messageImprint).copy(block, at + imprintAt);
+    for (const [from, octets] of holes) randomFillSync(block, at + from, octets);
+    at += tokenOctets;
+  }
+  return block;
+};
