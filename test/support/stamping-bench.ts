@@ -2,8 +2,11 @@
 import { createHash } from 'node:crypto';
 import { parseConfig } from '../../config/load.ts';
 import type { Config } from '../../config/schema.ts';
+import { createAccessGuard } from '../../gateway/access-guard.ts';
+import type { ClientAccess } from '../../gateway/client-access.ts';
 import { createStamping, type Stamping } from '../../gateway/stamping.ts';
 import { createGatewayMetrics } from '../../observability/gateway-metrics.ts';
+import type { JournalRecorder, RecordedEvent } from '../../observability/journal/recorder.ts';
 import { serialOctets } from '../../pki/token-template.ts';
 import type { LaneAnswer } from '../../queue/lane-requester.ts';
 import type { StampRequest } from '../../queue/stamp-messages.ts';
@@ -21,16 +24,22 @@ export interface StampingBench {
   script: LaneScript;
   /** Requests the lane has room for. */
   room: number;
-  /** Names by Authorization header; undefined serves anonymous clients. */
-  readonly refusals: string[];
+  /** Set it to have the journal behind its bound. */
+  backlogged: boolean;
+  /** The same for events that belong to no lane. */
+  eventsBacklogged: boolean;
+  /** What the gateway tells the journal. */
+  readonly events: RecordedEvent<'authentication.failed'>[];
   /** tsp_requests_total by outcome, without those that are zero. */
   outcomes(): Promise<Record<string, number>>;
 }
 
 export interface StampingBenchOptions {
   readonly timestamp?: Record<string, unknown>;
-  /** Authorization header to client name. */
+  /** Authorization header to client name; undefined serves anonymous clients. */
   readonly clients?: Readonly<Record<string, string>>;
+  /** Those of them that are auditors. */
+  readonly auditors?: readonly string[];
   /** No certificates are known for any TSU. */
   readonly unpublished?: boolean;
 }
@@ -49,11 +58,40 @@ export const granting = (tsu: SoftwareTsu, unixMillis = 1_800_000_000_120): Lane
   };
 };
 
+const scriptedAccess = (
+  clients: Readonly<Record<string, string>>,
+  auditors: readonly string[] = [],
+): Pick<ClientAccess, 'authenticate'> => ({
+  authenticate: (header) => {
+    const name = header === undefined ? undefined : clients[header];
+    if (name === undefined) return { kind: 'refused', reason: header === undefined ? 'missing' : 'wrong', name: '' };
+    return { kind: 'client', name, role: auditors.includes(name) ? 'auditor' : 'client' };
+  },
+});
+
 export const createStampingBench = (tsu: SoftwareTsu, options: StampingBenchOptions = {}): StampingBench => {
   const config: Config['timestamp'] = parseConfig({ timestamp: options.timestamp ?? {} }).timestamp;
-  const metrics = createGatewayMetrics({ inFlight: () => 0, entriesOutstanding: () => 0, connections: async () => 0 });
+  const metrics = createGatewayMetrics({
+    inFlight: () => 0,
+    entriesOutstanding: () => 0,
+    connections: async () => 0,
+    journalWaiting: () => ({ lane: 0, events: 0 }),
+    journalEventsLost: () => 0,
+  });
   const id = createHash('sha256').update(tsu.identity.certificate.raw).digest('hex');
   const { clients } = options;
+  const backlog = {
+    get isFull() {
+      return bench.backlogged;
+    },
+    get areEventsFull() {
+      return bench.eventsBacklogged;
+    },
+  };
+  const access = scriptedAccess(clients ?? {}, options.auditors);
+  const recorder: Pick<JournalRecorder, 'record'> = {
+    record: (event) => void bench.events.push(event as unknown as RecordedEvent<'authentication.failed'>),
+  };
   const bench: StampingBench = {
     stamping: createStamping({
       config,
@@ -69,22 +107,15 @@ export const createStampingBench = (tsu: SoftwareTsu, options: StampingBenchOpti
         },
       },
       certificates: { chainOf: (wanted) => (wanted === id && options.unpublished !== true ? tsu.chain : undefined) },
-      access:
-        clients === undefined
-          ? undefined
-          : {
-              authenticate: (header) => {
-                const name = header === undefined ? undefined : clients[header];
-                if (name !== undefined) return { kind: 'client', name };
-                bench.refusals.push(header ?? '');
-                return { kind: 'refused', reason: header === undefined ? 'missing' : 'wrong' };
-              },
-            },
+      backlog,
+      guard: clients === undefined ? undefined : createAccessGuard({ metrics, recorder, backlog, access }),
     }),
     asked: [],
     script: granting(tsu),
     room: 10_000,
-    refusals: [],
+    backlogged: false,
+    eventsBacklogged: false,
+    events: [],
     async outcomes() {
       const [metric] = (await metrics.registry.getMetricsAsJSON()).filter(({ name }) => name === 'tsp_requests_total');
       const values = (metric?.values ?? []).filter(({ value }) => value > 0);

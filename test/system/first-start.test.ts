@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { X509Certificate } from 'node:crypto';
+import { createPublicKey, generateKeyPairSync, hash, X509Certificate } from 'node:crypto';
 import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
 import { join } from 'node:path';
@@ -9,6 +9,7 @@ import { firstStart } from '../../bin/prepare-home.ts';
 import type { SigilloError } from '../../config/errors.ts';
 import { homePaths } from '../../config/home.ts';
 import { tsuAlgorithms } from '../../config/schema.ts';
+import { decodeDrafts } from '../../observability/journal/draft-block.ts';
 import { privateKeyUsagePeriod } from '../../pki/tsu-usage.ts';
 import {
   configOf,
@@ -77,11 +78,12 @@ test('the first start makes everything with progress, and the second one nothing
   const first = await runWell(home);
   assert.match(
     first.stdout,
-    /^\[1\/5\] .*\n\[2\/5\] [\s\S]*made: token sigillo-timestamp[\s\S]*\[5\/5\] .*\n.*made: tsu-ec-p256-1\.pem\n$/,
+    /^\[1\/6\] .*\n\[2\/6\] [\s\S]*made: token sigillo-timestamp[\s\S]*\[5\/6\] .*\n.*made: tsu-ec-p256-1\.pem\n\[6\/6\] .*\n.*made: journal\.pem\n$/,
   );
   assert.ok(first.ms < 10_000, `${first.ms} ms`);
-  assert.deepEqual(readdirSync(paths.pkiFolder).toSorted(), ['root-ca.pem', 'timestamp-ca.pem', 'tsu-ec-p256-1.pem']);
+  assert.deepEqual(readdirSync(paths.pkiFolder).toSorted(), ['journal.pem', 'root-ca.pem', 'timestamp-ca.pem', 'tsu-ec-p256-1.pem']);
   assertVerifies(home, 'tsu-ec-p256-1.pem');
+  assertTold(home);
   for (const path of [home, paths.pinFolder, paths.tokenFolder, paths.pkiFolder]) assert.equal(statSync(path).mode & 0o777, 0o700, path);
 
   const before = certificatesOf(home);
@@ -126,6 +128,30 @@ test('a new TSU is made when the newest has less than seven days left, and the o
   assert.equal(tsuFiles(home).length, 2);
 });
 
+/** What the journal is told: every certificate of the home, and every key that one of them or a checkpoint needs. */
+const assertTold = (home: string, when = ''): void => {
+  const paths = homePaths(home);
+  const told = readFileSync(paths.journalOutbox, 'utf8')
+    .split('\n')
+    .filter((line) => line !== '')
+    .flatMap((line) => {
+      try {
+        return decodeDrafts(Buffer.from(line, 'base64'));
+      } catch {
+        return []; // cut off by the kill
+      }
+    });
+  const keys = new Set(told.flatMap((event) => (event.kind === 'key.generated' ? [hexOf(event.detail.spkiSha256)] : [])));
+  const certificates = new Set(told.flatMap((event) => (event.kind === 'certificate.issued' ? [hexOf(event.detail.certificate)] : [])));
+  for (const [name, pem] of Object.entries(certificatesOf(home))) {
+    const isCertificate = name !== 'journal.pem';
+    if (isCertificate) assert.ok(certificates.has(hexOf(new X509Certificate(pem).raw)), `${name} ${when}`);
+    const publicKey = isCertificate ? new X509Certificate(pem).publicKey : createPublicKey(pem);
+    assert.ok(keys.has(hash('sha256', publicKey.export({ format: 'der', type: 'spki' }))), `key of ${name} ${when}`);
+  }
+};
+const hexOf = (octets: Uint8Array): string => Buffer.from(octets).toString('hex');
+
 const finishesAfter = async (home: string, what: string): Promise<void> => {
   const paths = homePaths(home);
   const kept = existsSync(paths.pkiFolder) ? certificatesOf(home) : {};
@@ -141,6 +167,7 @@ const finishesAfter = async (home: string, what: string): Promise<void> => {
   const again = await run(home);
   assert.equal(again.code, 0, again.stderr);
   assert.doesNotMatch(again.stdout, /made/, `after a kill ${what}`);
+  assertTold(home, `after a kill ${what}`);
 };
 
 test('killed between any two steps, a first start is finished by the next', { skip }, async (t) => {
@@ -221,6 +248,15 @@ test('what no interruption explains is an error that says what to do, and nothin
   );
   await swap(join(paths.pinFolder, 'sigillo-timestamp.pin'), 'wrong-pin\n', 'HSM_PIN_REFUSED', /sigillo-timestamp/);
 
+  await swap(paths.journalKey, 'no key', 'CERTIFICATE_INVALID', /journal\.pem: no public key/);
+  const { publicKey } = generateKeyPairSync('ec', { namedCurve: 'P-256' });
+  await swap(
+    paths.journalKey,
+    String(publicKey.export({ format: 'pem', type: 'spki' })),
+    'HSM_KEY_MISMATCH',
+    /journal\.pem[\s\S]*Put back/,
+  );
+
   renameSync(paths.tokenFolder, join(aside, 'tokens'));
   await refuses(home, 'HSM_KEY_MISSING', /root-ca\.pem/);
   rmSync(paths.tokenFolder, { recursive: true });
@@ -237,6 +273,31 @@ test('a CA certificate that is gone is made again for the same key, and what was
   await runWell(home);
   assertVerifies(home, 'tsu-ec-p256-1.pem');
   assert.deepEqual(tsuFiles(home), ['tsu-ec-p256-1.pem']);
+});
+
+test('the file of the journal key is written again for the same key, and a home made before gets both', { skip }, async () => {
+  const home = newHome();
+  const paths = homePaths(home);
+  await runWell(home);
+  const pem = readFileSync(paths.journalKey, 'utf8');
+  rmSync(paths.journalKey);
+  assert.match((await runWell(home)).stdout, /made: journal\.pem/);
+  assert.equal(readFileSync(paths.journalKey, 'utf8'), pem);
+  assert.match(openssl('pkey', '-pubin', '-in', paths.journalKey, '-noout', '-text'), /P-256/);
+
+  // As an earlier release left it: two tokens, and no trace of the third.
+  const { tokenFolder, pinFolder } = paths;
+  const labelled = readdirSync(tokenFolder).filter((name) =>
+    readFileSync(join(tokenFolder, name, 'token.object'), 'latin1').includes('sigillo-journal'),
+  );
+  assert.equal(labelled.length, 1);
+  rmSync(join(tokenFolder, labelled[0]!), { recursive: true });
+  for (const name of readdirSync(pinFolder)) if (name.startsWith('sigillo-journal')) rmSync(join(pinFolder, name));
+  await refuses(home, 'HSM_KEY_MISSING', /journal\.pem/);
+  rmSync(paths.journalKey);
+  assert.match((await runWell(home)).stdout, /made: journal\.pem/);
+  assert.notEqual(readFileSync(paths.journalKey, 'utf8'), pem);
+  assertVerifies(home, 'tsu-ec-p256-1.pem');
 });
 
 test('a TSU key that lost its certificate is not certified a second time', { skip }, async () => {
@@ -262,8 +323,8 @@ test('a configured module gets the demonstration keys in its own tokens, by purp
   const tokens = newHome();
   await runWell(tokens);
   for (const purposes of [
-    { 'sigillo-authority': ['authority'], 'sigillo-timestamp': ['timestamp'] },
-    { 'sigillo-timestamp': ['authority', 'timestamp'] },
+    { 'sigillo-authority': ['authority'], 'sigillo-timestamp': ['timestamp'], 'sigillo-journal': ['journal'] },
+    { 'sigillo-timestamp': ['authority', 'timestamp', 'journal'] },
   ]) {
     const home = newHome();
     const config = configOf(home, { hsm: moduleConfig(tokens, purposes) });
@@ -275,7 +336,7 @@ test('a configured module gets the demonstration keys in its own tokens, by purp
     assert.ok(!existsSync(homePaths(home).tokenFolder));
   }
   const home = newHome();
-  const config = configOf(home, { hsm: moduleConfig(tokens, { 'sigillo-timestamp': ['timestamp'] }) });
+  const config = configOf(home, { hsm: moduleConfig(tokens, { 'sigillo-timestamp': ['timestamp', 'journal'] }) });
   await assert.rejects(
     firstStart(config, () => undefined),
     (error: SigilloError) => error.code === 'CONFIG_INVALID' && /authority/.test(error.message),
@@ -291,7 +352,7 @@ test('an installed TSU is checked: key, certificate, chain and root', { skip }, 
   const start = (changes: { keyLabel?: string; chainFile?: string; rootsFile?: string; algorithm?: string }): Promise<void> => {
     const tsu = { source: 'installed', keyLabel: changes.keyLabel ?? 'tsu-ec-p256-1', chainFile: changes.chainFile ?? chainFile };
     const config = configOf(home, {
-      hsm: moduleConfig(source, { 'sigillo-timestamp': ['timestamp'] }),
+      hsm: moduleConfig(source, { 'sigillo-timestamp': ['timestamp', 'journal'] }),
       timestamp: { tsu, algorithm: changes.algorithm ?? 'ec-p256' },
       trust: { rootsFile: changes.rootsFile ?? paths.rootCertificate },
     });

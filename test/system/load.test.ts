@@ -6,10 +6,12 @@ import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import { Redis } from 'ioredis';
 import { homePaths } from '../../config/home.ts';
+import { journalClient } from '../../observability/journal/writer.ts';
 import { encode, integer, octetString, oid, sequence, tag } from '../../pki/der.ts';
 import { attachCertificates } from '../../pki/token-certificates.ts';
 import { readTimeStampResp, readTimeStampToken, type TimeStampToken } from '../../pki/tsp-read.ts';
 import { type DecodedStampAnswer, decodeAnswerBlock } from '../../queue/answer-block.ts';
+import { anonymousClient } from '../../queue/client-register.ts';
 import { laneKeys, signerGroup } from '../../queue/keys.ts';
 import { forEachAtOnce, opensslMissing, RelyingParty } from '../support/openssl-ts.ts';
 import { redisServerMissing } from '../support/redis-server.ts';
@@ -21,8 +23,6 @@ const skip = withoutSofthsm || redisServerMissing() || (await opensslMissing());
 const long = process.env['TEST_LONG'] !== undefined;
 const stamps = long ? 200_000 : 50_000;
 const stampsWithCertificates = 1_000;
-/** Blocks are trimmed by whole nodes of the stream: what is kept is a little more than what is asked for. */
-const blocksMax = 2_000;
 const sampleSize = 200;
 
 interface Stamp {
@@ -58,7 +58,7 @@ describe('load', { skip }, () => {
   };
 
   before(async () => {
-    service = await folder.start({ settings: { journal: { blocksMax } } });
+    service = await folder.start();
     redis = new Redis({ path: homePaths(service.home).redisSocket });
     const pem = await fetch(`${service.origin}/repository/tsa-chain.pem`).then((response) => response.text());
     chain = pem.split(/(?<=-----END CERTIFICATE-----\n)/).map((block) => new X509Certificate(block));
@@ -167,7 +167,7 @@ describe('load', { skip }, () => {
     assert.ok(hex(stamp.der).includes(hex(event.policy)));
   };
 
-  test('every journal event that is still kept holds the token that was answered', async (context) => {
+  test('every journal event that still waits for the writer holds the token that was answered', async (context) => {
     const bySerial = new Map(granted.map((stamp) => [stamp.serial, stamp]));
     const entries = await redis.xrangeBuffer(laneKeys('timestamp').journal, '-', '+');
     const seen = new Set<string>();
@@ -184,14 +184,10 @@ describe('load', { skip }, () => {
         const serial = hex(event.serial);
         assert.ok(!seen.has(serial), `${serial} is in two events`);
         seen.add(serial);
-        checkEvent(event, bySerial.get(serial));
+        if (event.client !== journalClient) checkEvent(event, bySerial.get(serial));
       }
     }
     context.diagnostic(`${entries.length} blocks with ${seen.size} events`);
-    assert.ok(entries.length <= blocksMax * 1.1, `${entries.length} blocks`);
-    assert.ok([...seen].length >= Math.min(granted.length, blocksMax), 'the newest blocks are kept');
-    // The newest ones are all there: what was answered last was journalled in the same transaction.
-    for (const { serial } of granted.slice(-stampsWithCertificates)) assert.ok(seen.has(serial), serial);
   });
 
   test('nothing stays in the streams of the lane, and every stamp is counted', async () => {
@@ -201,8 +197,9 @@ describe('load', { skip }, () => {
     assert.equal(pending, 0);
     const replies = await redis.keys('lane:{timestamp}:replies:*');
     for (const key of replies) await until(`${key} is trimmed`, async () => (await redis.xlen(key)) === 0, 5_000);
-    assert.ok(replies.length <= 1, replies.join(', '));
-    assert.deepEqual(await redis.hgetall(keys.stamps), { anonymous: String(stamps + stampsWithCertificates) });
+    // Of the gateway, and of the journal, which has its checkpoints stamped.
+    assert.ok(replies.length <= 2, replies.join(', '));
+    assert.equal(await redis.hget(keys.stamps, anonymousClient), String(stamps + stampsWithCertificates));
     assert.match(
       await service.metrics(),
       new RegExp(`^tsp_requests_total\\{outcome="granted"\\} ${stamps + stampsWithCertificates}$`, 'm'),

@@ -392,7 +392,7 @@ describe('a PKCS#11 module by configuration alone', { skip }, () => {
     const token = await makeToken('own-token', 'our token');
     const home = new ServiceFolder();
     try {
-      const settings = { hsm: hsmOf(token, 'our token', ['authority', 'timestamp']) };
+      const settings = { hsm: hsmOf(token, 'our token', ['authority', 'timestamp', 'journal']) };
       const service = await withService({ settings }, assertStamps, home);
       assert.ok(!existsSync(homePaths(service.home).tokenFolder), 'no token of our own beside it');
       assert.ok(!service.output.includes(token.pin));
@@ -470,7 +470,7 @@ describe('a PKCS#11 module by configuration alone', { skip }, () => {
       writeFileSync(chainFile, readFileSync(join(token.path, 'tsu.pem'), 'utf8') + readFileSync(join(token.path, 'issuing.pem'), 'utf8'));
 
       const settings = {
-        hsm: hsmOf(token, 'tsa hsm', ['timestamp']),
+        hsm: hsmOf(token, 'tsa hsm', ['timestamp', 'journal']),
         timestamp: { algorithm, tsu: { source: 'installed', keyLabel: 'our tsu', chainFile } },
         trust: { rootsFile: join(token.path, 'root.pem') },
       };
