@@ -10,8 +10,13 @@ import { hashOctets } from './event-encoding.ts';
 /** Hash of the perfect subtree of 2^level leaves that starts at leaf index * 2^level. */
 export type SubtreeHash = (level: number, index: number) => Uint8Array;
 
-const nodePrefix = Buffer.of(0x01);
-const nodeHash = (left: Uint8Array, right: Uint8Array): Buffer => digestOf('sha256', Buffer.concat([nodePrefix, left, right]), 'buffer');
+/** The prefix of a node, and room for its children: cheaper than a new buffer for each node. */
+const node = Buffer.alloc(1 + 2 * hashOctets, 0x01);
+const nodeHash = (left: Uint8Array, right: Uint8Array): Buffer => {
+  node.set(left, 1);
+  node.set(right, 1 + hashOctets);
+  return digestOf('sha256', node, 'buffer');
+};
 const emptyRoot = digestOf('sha256', Buffer.alloc(0), 'buffer');
 
 /** The largest power of two below n; n is at least 2. */
@@ -19,6 +24,18 @@ const splitOf = (n: number): number => {
   let k = 1;
   while (2 * k < n) k *= 2;
   return k;
+};
+
+/** The perfect subtrees that a tree of that size is made of, from left to right, each smaller than the one before. */
+export const subtreesOf = (size: number): { readonly level: number; readonly index: number }[] => {
+  const places: { level: number; index: number }[] = [];
+  let begin = 0;
+  for (let level = 52; level >= 0; level -= 1) {
+    if (size - begin < 2 ** level) continue;
+    places.push({ level, index: begin / 2 ** level });
+    begin += 2 ** level;
+  }
+  return places;
 };
 
 /** Grows a tree leaf by leaf, and knows its root; keeps one hash for each bit of its size. */
@@ -30,10 +47,7 @@ export class MerkleTree {
   /** Continues a tree from what `subtrees` gave for it. */
   static resume(size: number, hashes: readonly Uint8Array[]): MerkleTree {
     const tree = new MerkleTree();
-    let left = size;
-    for (let level = 52; level >= 0; level -= 1) {
-      if (left < 2 ** level) continue;
-      left -= 2 ** level;
+    for (const { level } of subtreesOf(size)) {
       const hash = hashes[tree.#subtrees.length];
       if (hash?.length !== hashOctets) throw new RangeError(`a tree of ${size} leaves needs other subtrees`);
       tree.#subtrees.push({ level, hash });
@@ -52,16 +66,18 @@ export class MerkleTree {
     return this.#subtrees.map(({ hash }) => hash);
   }
 
-  append(leaf: Uint8Array): void {
+  /** @param completed is told each perfect subtree above the leaves that this leaf completes, the smallest first */
+  append(leaf: Uint8Array, completed?: (level: number, index: number, hash: Uint8Array) => void): void {
     let hash = leaf;
     let level = 0;
+    this.#size += 1;
     for (let last = this.#subtrees.at(-1); last?.level === level; last = this.#subtrees.at(-1)) {
       this.#subtrees.pop();
       hash = nodeHash(last.hash, hash);
       level += 1;
+      completed?.(level, this.#size / 2 ** level - 1, hash);
     }
     this.#subtrees.push({ level, hash });
-    this.#size += 1;
   }
 
   root(): Uint8Array {

@@ -10,11 +10,8 @@ export type StoredPlace =
 
 /** Rows of one answer; about 10 MB of stamps. */
 const pageRows = 10_000;
-
-interface Page {
-  readonly entries: Buffer[][];
-  readonly expired: Buffer[][];
-}
+/** Pages asked for at once: with two, one comes while the other is worked on, also when the store takes as long as the work. */
+const pagesAhead = 2;
 
 export class JournalReader {
   readonly client: ClickHouseClient;
@@ -34,40 +31,46 @@ export class JournalReader {
 
   /**
    * Places in the order of their numbers, as they are stored: one that is missing is missing here, one that is there twice comes twice.
-   * The next page is asked for while the last is worked on.
    * @param to sequence number behind the last
    * @throws JOURNAL_STORE_UNAVAILABLE
    */
   async *read(from: number, to: number): AsyncGenerator<StoredPlace> {
-    let ahead = from < to ? this.#page(from, Math.min(to, from + pageRows)) : undefined;
-    for (let start = from; ahead !== undefined; start += pageRows) {
-      const { entries, expired } = await ahead;
-      const next = start + pageRows;
-      ahead = next < to ? this.#page(next, Math.min(to, next + pageRows)) : undefined;
-      // Whoever stops reading leaves it alone.
-      ahead?.catch(() => undefined);
-      yield* mergePlaces(entries, expired);
+    for await (const places of this.pages(from, to)) yield* places;
+  }
+
+  /** The same, as many at a time as one answer holds: the next pages are asked for while one is worked on. */
+  async *pages(from: number, to: number): AsyncGenerator<StoredPlace[]> {
+    const ahead: Promise<StoredPlace[]>[] = [];
+    for (let start = from; start < to || ahead.length > 0; ) {
+      for (; start < to && ahead.length < pagesAhead; start += pageRows) {
+        const page = this.#page(start, Math.min(to, start + pageRows));
+        // Whoever stops reading leaves it alone.
+        page.catch(() => undefined);
+        ahead.push(page);
+      }
+      yield await (ahead.shift() as Promise<StoredPlace[]>);
     }
   }
 
-  async #page(from: number, to: number): Promise<Page> {
+  async #page(from: number, to: number): Promise<StoredPlace[]> {
     const range = `WHERE sequence >= ${from} AND sequence < ${to}`;
-    const [entries, expired] = await Promise.all([
-      octetRows(
-        this.client,
-        { what: 'read entries', query: `SELECT toString(sequence), octets FROM journal_events ${range} ORDER BY sequence` },
-        2,
-      ),
-      octetRows(
-        this.client,
-        {
-          what: 'read what stays of expired entries',
-          query: `SELECT toString(sequence), hash, toString(partition) FROM journal_expired FINAL ${range} ORDER BY sequence`,
-        },
-        3,
-      ),
-    ]);
-    return { entries, expired };
+    // Entries first: what expires in between then shows twice, as entry and as what stays of it; the other way round it were missing.
+    const entries = await octetRows(
+      this.client,
+      { what: 'read entries', query: `SELECT toString(sequence), octets FROM journal_events ${range} ORDER BY sequence` },
+      2,
+    );
+    const expired = await octetRows(
+      this.client,
+      {
+        what: 'read what stays of expired entries',
+        query: `SELECT toString(sequence), hash, toString(partition) FROM journal_expired FINAL ${range} ORDER BY sequence`,
+      },
+      3,
+    );
+    return expired.length === 0
+      ? entries.map(([, octets]): StoredPlace => ({ kind: 'entry', octets: octets as Buffer }))
+      : [...mergePlaces(entries, expired)];
   }
 }
 
