@@ -1,11 +1,16 @@
 /**
  * The command line: `sigillo COMMAND`. Each command loads its own parts when it runs, so that none pays for another.
  *
- * Exit codes: 0 done; 1 something failed, or a timestamp is not valid; 64 wrong usage and 78 wrong configuration (sysexits.h).
+ * Exit codes: 0 done; 1 something failed, was not found, or is not valid; 64 wrong usage and 78 wrong configuration (sysexits.h).
  */
 import { Command, CommanderError } from 'commander';
-import type { ClientCommandOptions } from './commands/client.ts';
+import type { AddClientOptions, ClientCommandOptions } from './commands/client.ts';
+import type { ExportCommandOptions } from './commands/journal-export.ts';
+import type { SearchCommandOptions } from './commands/journal-search.ts';
+import type { StatsCommandOptions } from './commands/journal-stats.ts';
+import type { VerifyJournalOptions } from './commands/journal-verify.ts';
 import type { StampCommandOptions } from './commands/timestamp.ts';
+import type { FindCommandOptions } from './commands/timestamp-find.ts';
 import type { VerifyCommandOptions } from './commands/timestamp-verify.ts';
 
 const exitFailure = 1;
@@ -69,25 +74,36 @@ const addConfigCommands = (program: Command): void => {
 };
 
 const addClientCommands = (program: Command): void => {
-  const client = program.command('client').description('keep the register of clients, for timestamp.access: clients');
+  const client = program.command('client').description('keep the register of clients and auditors');
   client
     .command('add')
     .argument('<name>', '1 to 64 letters, digits, dots, hyphens or underscores')
     .description('add a client and print its secret, once')
+    .option('--role <role>', 'client: stamps, and reads its own stamps; auditor: reads archive and journal, and stamps nothing', 'client')
     .option('--json', 'as JSON')
-    .addHelpText('after', example('client add bank-1'))
-    .action(async (name: string, options: ClientCommandOptions) => {
+    .addHelpText('after', example('client add bank-1', 'client add --role auditor ms-rossi'))
+    .action(async (name: string, options: AddClientOptions) => {
       const { addToRegister } = await import('./commands/client.ts');
       await addToRegister(name, options);
     });
   client
     .command('list')
-    .description('list the clients with state, day of creation and stamps counted')
+    .description('list the clients with role, state, day of creation and stamps counted')
     .option('--json', 'as JSON')
     .addHelpText('after', example('client list'))
     .action(async (options: ClientCommandOptions) => {
       const { listRegister } = await import('./commands/client.ts');
       await listRegister(options);
+    });
+  client
+    .command('role')
+    .argument('<name>')
+    .argument('<role>', 'client or auditor')
+    .description('give a client another role; it holds within a second')
+    .addHelpText('after', example('client role ms-rossi auditor'))
+    .action(async (name: string, role: string) => {
+      const { changeRole } = await import('./commands/client.ts');
+      await changeRole(name, role);
     });
   for (const [verb, what] of [
     ['disable', 'refuse a client, within a second, until it is enabled again'],
@@ -137,6 +153,106 @@ const addTimestampCommands = (program: Command): void => {
       const { verifyFiles } = await import('./commands/timestamp-verify.ts');
       if (!(await verifyFiles(files, options))) process.exitCode = exitFailure;
     });
+  addFindCommand(timestamp);
+};
+
+const addFindCommand = (timestamp: Command): void => {
+  timestamp
+    .command('find')
+    .description('find timestamps in the archive, newest first, by all that is given')
+    .option('--serial <hex>', 'serial number')
+    .option('--file <file>', 'a file that was stamped, under any digest')
+    .option('--imprint <digest:hex>', 'hash that was stamped, such as sha256:9f86d0...')
+    .option('--client <name>', 'client that asked for it')
+    .option('--from <time>', 'not before this time, ISO 8601')
+    .option('--to <time>', 'before this time, ISO 8601')
+    .option('--limit <number>', 'most timestamps to show', '100')
+    .option('--out <folder>', 'write each as FOLDER/SERIAL.tsr')
+    .option('--json', 'as JSON, with the tokens')
+    .option('--offline', 'read the store of a stopped service; without Redis the reading is not recorded')
+    .addHelpText(
+      'after',
+      example('timestamp find --file contract.pdf --out found', 'timestamp find --client bank-1 --from 2026-11-01 --json'),
+    )
+    .action(async (options: FindCommandOptions) => {
+      const { findTimestamps } = await import('./commands/timestamp-find.ts');
+      if (!(await findTimestamps(options))) process.exitCode = exitFailure;
+    });
+};
+
+const storeOption = ['--store <folder>', 'a copy of the folder of an embedded store, instead of the journal of the configuration'] as const;
+const repeated = (value: string, before: readonly string[] = []): string[] => [...before, value];
+
+const addJournalReading = (journal: Command): void => {
+  journal
+    .command('search')
+    .description('show entries that match all that is given, newest first; reading is itself recorded')
+    .option('--kind <kind>', 'kind of event; time.* for all that begin with time.')
+    .option('--actor <name>', 'client, operator or program that did it')
+    .option('--subject <text>', 'what it was done to, such as a serial number; abc* for all that begin with abc')
+    .option('--outcome <outcome>', 'success, refused or failure')
+    .option('--node <host>', 'host that it happened on')
+    .option('--from <time>', 'not before this time, ISO 8601')
+    .option('--to <time>', 'before this time, ISO 8601')
+    .option('--limit <number>', 'most entries to show', '100')
+    .option('--oldest-first', 'the first entries instead of the newest')
+    .option('--json', 'whole entries, one JSON object a line')
+    .option(...storeOption)
+    .addHelpText('after', example('journal search --kind authentication.failed --from 2026-11-01', "journal search --kind 'time.*' --json"))
+    .action(async (options: SearchCommandOptions) => {
+      const { searchJournal } = await import('./commands/journal-search.ts');
+      if (!(await searchJournal(options))) process.exitCode = exitFailure;
+    });
+  journal
+    .command('stats')
+    .description('count entries by kind, outcome and time')
+    .option('--from <time>', 'not before this time, ISO 8601')
+    .option('--to <time>', 'before this time, ISO 8601')
+    .option('--by <unit>', 'hour, day or month (default: what makes a readable picture)')
+    .option('--picture <file>', 'draw it as SVG into this file')
+    .option('--json', 'as JSON')
+    .option(...storeOption)
+    .addHelpText('after', example('journal stats --by day', 'journal stats --from 2026-11-01 --picture november.svg'))
+    .action(async (options: StatsCommandOptions) => {
+      const { showStatistics } = await import('./commands/journal-stats.ts');
+      await showStatistics(options);
+    });
+};
+
+const addJournalProof = (journal: Command): void => {
+  journal
+    .command('verify')
+    .description('check chain, roots, signatures and timestamps, and name the first entry that is wrong')
+    .option('--from <sequence>', 'first entry; the check begins at the checkpoint before it')
+    .option('--to <sequence>', 'before this entry; the check ends at the checkpoint behind it')
+    .option('--bundle <file>', 'an exported range instead of the store')
+    .option(...storeOption)
+    .option('--key <pem>', 'public key of the journal (default: that of the home folder); again for each key it had', repeated)
+    .option('--origin <name>', 'name of the journal in its checkpoints (default: that of the configuration)')
+    .option('--trust <pem>', 'trusted root certificates of timestamps (default: those of the configuration)')
+    .option('--checkpoint <file>', 'a checkpoint that you have kept; may be given again', repeated)
+    .option('--json', 'as JSON')
+    .addHelpText('after', example('journal verify', 'journal verify --bundle november.bundle --key journal.pem --trust roots.pem'))
+    .action(async (options: VerifyJournalOptions) => {
+      const { verifyStoredJournal } = await import('./commands/journal-verify.ts');
+      if (!(await verifyStoredJournal(options))) process.exitCode = exitFailure;
+    });
+  journal
+    .command('export')
+    .description('write a range as a bundle, which `journal verify --bundle` accepts elsewhere')
+    .option('--from <place>', 'sequence number, or time in ISO 8601 (default: the first entry)')
+    .option('--to <place>', 'before this entry or time (default: all that the newest checkpoint covers)')
+    .requiredOption('--out <file>', 'file to write')
+    .option('--recipient <pem>', 'encrypt to the holder of this certificate; openssl cms -decrypt reads it')
+    .option('--force', 'replace the file if it exists')
+    .option(...storeOption)
+    .option('--key <pem>', 'public key of the journal (default: that of the home folder)')
+    .option('--origin <name>', 'name of the journal in its checkpoints (default: that of the configuration)')
+    .addHelpText('after', example('journal export --from 2026-11-01 --to 2026-12-01 --recipient auditor.pem --out november.cms'))
+    .action(async (options: ExportCommandOptions) => {
+      const { exportJournal } = await import('./commands/journal-export.ts');
+      await exportJournal(options);
+    });
 };
 
 const buildProgram = (): Command => {
@@ -151,6 +267,9 @@ const buildProgram = (): Command => {
   addConfigCommands(program);
   addClientCommands(program);
   addTimestampCommands(program);
+  const journal = program.command('journal').description('read the journal, and prove that nobody has changed it');
+  addJournalReading(journal);
+  addJournalProof(journal);
   return program;
 };
 

@@ -1,5 +1,7 @@
 /** The Redis of the configuration, as a command uses it: there at once, or not at all. */
+import { existsSync } from 'node:fs';
 import { SigilloError } from '../../config/errors.ts';
+import { homePaths } from '../../config/home.ts';
 import type { Config } from '../../config/schema.ts';
 import { connectRedis, type RedisClient, whenReady } from '../../queue/redis.ts';
 
@@ -7,6 +9,9 @@ const connectTimeoutMs = 3_000;
 
 /** A connection that takes commands; the caller disconnects it. @throws REDIS_UNAVAILABLE */
 export const commandRedis = async (config: Config): Promise<RedisClient> => {
+  const hint = config.redis.mode === 'embedded' ? 'The private Redis runs while the service runs: start it first.' : undefined;
+  if (config.redis.mode === 'embedded' && !existsSync(homePaths(config.home).redisSocket))
+    throw new SigilloError('REDIS_UNAVAILABLE', hint);
   const redis = connectRedis(config, 'cli', 'command');
   redis.on('error', () => undefined); // whenReady and each command report it
   try {
@@ -14,7 +19,6 @@ export const commandRedis = async (config: Config): Promise<RedisClient> => {
     return redis;
   } catch (cause) {
     redis.disconnect();
-    const hint = config.redis.mode === 'embedded' ? 'The private Redis runs while the service runs: start it first.' : undefined;
     throw new SigilloError('REDIS_UNAVAILABLE', hint, { cause });
   }
 };

@@ -29,7 +29,7 @@ export interface JournalReadingOptions {
 
 const openStore = async (config: Config, { offline }: JournalReadingOptions): Promise<OpenedJournal> => {
   try {
-    return await openJournal(config, { files: offline ? 'fallback' : 'never' });
+    return await openJournal(config, { files: offline ? 'only' : 'never' });
   } catch (cause) {
     if (offline || !(cause instanceof SigilloError) || cause.code !== 'JOURNAL_STORE_UNAVAILABLE') throw cause;
     const hint = 'The embedded store is read through the running service; --offline opens that of a stopped one.';

@@ -20,7 +20,8 @@ type Verdict = TimestampValid | TimestampInvalid | { readonly kind: 'unreadable'
 /** The verifier takes no more, so there is no use in reading it. */
 const timestampOctetsMax = 1_048_576;
 
-const readCertificates = async (file: string): Promise<Uint8Array[]> => {
+/** Certificates of a PEM file, DER. @throws CONFIG_UNREADABLE */
+export const readCertificates = async (file: string): Promise<Uint8Array[]> => {
   let text: string;
   try {
     text = await readFile(file, 'utf8');
@@ -33,8 +34,8 @@ const readCertificates = async (file: string): Promise<Uint8Array[]> => {
   return certificates;
 };
 
-/** The roots given, or those of this installation. */
-const trustFile = (given: string | undefined): string => {
+/** The roots given, or those of this installation. @throws USAGE when there are none */
+export const trustFile = (given: string | undefined): string => {
   if (given !== undefined) return given;
   const config = loadConfig();
   const file = config.trust.rootsFile ?? homePaths(config.home).rootCertificate;
