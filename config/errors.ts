@@ -213,6 +213,12 @@ export const errorCatalogue = {
     0,
     final,
   ),
+  JOURNAL_STORE_DAMAGED: entry(
+    'What the journal has stored is not what was stored.',
+    'Run `sigillo journal verify`, which names the entries; restore them from a copy of the store; check the disk.',
+    0,
+    final,
+  ),
   JOURNAL_LEASE_LOST: entry(
     'Another process may be the writer of the journal by now.',
     'Nothing, when it is rare: this one stands by. Often: look at the delay between the journal and Redis.',

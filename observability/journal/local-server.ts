@@ -27,9 +27,15 @@ const readBody = async (request: IncomingMessage): Promise<string | undefined> =
   return Buffer.concat(chunks).toString('utf8');
 };
 
+/** The client escapes text for the server it believes to speak to; the embedded client will do it again. */
+const unescaped = (value: string): string =>
+  value.replace(/\\(.)/gs, (_, character: string) => ({ t: '\t', n: '\n', r: '\r' })[character] ?? character);
+
 const parametersOf = (search: URLSearchParams): Record<string, string> =>
   Object.fromEntries(
-    [...search].filter(([name]) => name.startsWith(parameterPrefix)).map(([name, value]) => [name.slice(parameterPrefix.length), value]),
+    [...search]
+      .filter(([name]) => name.startsWith(parameterPrefix))
+      .map(([name, value]) => [name.slice(parameterPrefix.length), unescaped(value)]),
   );
 
 const refuse = (response: ServerResponse, status: number, message: string): void => {

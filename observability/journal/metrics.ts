@@ -10,6 +10,8 @@ export interface JournalGauges {
   /** Entries that are durable, but not in the store. */
   unshipped(): number;
   spoolOctets(): number;
+  /** 1 when the store is not what was stored. */
+  damaged(): number;
   /** Seconds since the newest checkpoint; undefined while there is none. */
   checkpointAge(): number | undefined;
 }
@@ -56,6 +58,7 @@ export const createJournalMetrics = (gauges: JournalGauges): JournalMetrics => {
   gauge('journal_size', 'Entries in the journal.', gauges.size);
   gauge('journal_unshipped', 'Entries that are durable in the spool, but not in ClickHouse yet.', gauges.unshipped);
   gauge('journal_spool_bytes', 'Octets in the spool.', gauges.spoolOctets);
+  gauge('journal_store_damaged', '1 when entries are missing in ClickHouse, or its files are torn.', gauges.damaged);
   gauge('journal_checkpoint_age_seconds', 'Time since the newest checkpoint.', gauges.checkpointAge);
   return {
     registry,

@@ -5,13 +5,15 @@
  * last and a digest of what stays. The order is: hashes, event, and only when that is durable the entries; a crash in between is
  * finished by the next run, without a second event.
  */
-import { createHash } from 'node:crypto';
 import type { ClickHouseClient } from '@clickhouse/client';
 import type { Config } from '../../config/schema.ts';
+import { lastExpiry } from './checkpoint-events.ts';
 import { asking, jsonRows, octetRows } from './clickhouse.ts';
-import { hashEvent } from './event-encoding.ts';
+import { decodeEvent, hashEvent } from './event-encoding.ts';
 import { type EventDraft, type RetentionClass, retentionClasses } from './events.ts';
+import { JournalReader } from './reader.ts';
 import { draftOf } from './recorder.ts';
+import { expiredPlaces, retentionEnd } from './verify-expiry.ts';
 
 export interface RetentionOptions {
   readonly client: ClickHouseClient;
@@ -33,9 +35,6 @@ interface Partition {
 
 const pageRows = 10_000;
 
-/** The first instant at which a partition may go: its month is over, and so is the time of its class. */
-export const expiryOf = (month: number, months: number): Date => new Date(Date.UTC(Math.floor(month / 100), (month % 100) + months, 1));
-
 /** Name of a partition in events and in journal_expired. */
 const nameOf = ({ retention, month }: Pick<Partition, 'retention' | 'month'>): string => `${retention}-${month}`;
 
@@ -55,11 +54,8 @@ const listPartitions = async (client: ClickHouseClient): Promise<Partition[]> =>
 const whereOf = ({ retention, month }: Partition): string =>
   `retention = '${retention}' AND toYYYYMM(fromUnixTimestamp64Micro(toInt64(unixMicros), 'UTC')) = ${month}`;
 
-/** Keeps the hash of each entry. @returns the hash of the last, and the digest of all */
-const keepHashes = async (client: ClickHouseClient, partition: Partition): Promise<{ lastHash: Buffer; hashesSha256: Buffer }> => {
-  const digest = createHash('sha256');
-  const eight = Buffer.alloc(8);
-  let lastHash: Buffer = Buffer.alloc(0);
+/** Keeps the hash of each entry. */
+const keepHashes = async (client: ClickHouseClient, partition: Partition): Promise<void> => {
   for (let from = partition.first; from <= partition.last; ) {
     const rows = await octetRows(
       client,
@@ -69,14 +65,11 @@ const keepHashes = async (client: ClickHouseClient, partition: Partition): Promi
       },
       2,
     );
-    if (rows.length === 0) break;
+    if (rows.length === 0) return;
     const kept = (rows as [Buffer, Buffer][]).map(([text, octets]) => {
       const sequence = Number(text.toString());
-      lastHash = hashEvent(octets);
-      eight.writeBigUInt64BE(BigInt(sequence));
-      digest.update(eight).update(lastHash);
       from = sequence + 1;
-      return { sequence, partition: nameOf(partition), hashBase64: lastHash.toString('base64') };
+      return { sequence, partition: nameOf(partition), hashBase64: hashEvent(octets).toString('base64') };
     });
     await asking('keep the hashes of what expires', () =>
       client.insert({
@@ -87,16 +80,20 @@ const keepHashes = async (client: ClickHouseClient, partition: Partition): Promi
       }),
     );
   }
-  return { lastHash, hashesSha256: digest.digest() };
 };
 
-const isTold = async (client: ClickHouseClient, name: string): Promise<boolean> => {
-  const rows = await jsonRows<{ n: string | number }>(client, {
-    what: 'look for the event of an expiry',
-    query: `SELECT count() AS n FROM journal_events WHERE retention = 'certificate' AND kind = 'journal.expired' AND subject = {name:String}`,
-    parameters: { name },
-  });
-  return Number(rows[0]?.n ?? 0) > 0;
+const stayOf = async (client: ClickHouseClient, name: string) => {
+  const places = await expiredPlaces(new JournalReader(client), name);
+  const { first, last, count, lastHash } = places;
+  return { first, last, count, lastHash, digest: places.digest() };
+};
+
+/** Whether the last event of this partition already tells of all that stays of it. */
+const isTold = async (client: ClickHouseClient, name: string, hashesSha256: Uint8Array): Promise<boolean> => {
+  const octets = await lastExpiry(client, name);
+  if (octets === undefined) return false;
+  const event = decodeEvent(octets);
+  return event.kind === 'journal.expired' && Buffer.compare(event.detail.hashesSha256, hashesSha256) === 0;
 };
 
 /**
@@ -109,12 +106,15 @@ export const expirePartitions = async ({ client, months, now, append }: Retentio
   const newest = Math.max(...partitions.map(({ last }) => last));
   const gone: string[] = [];
   for (const partition of partitions) {
-    const { retention, month, first, last, entries } = partition;
-    if (last === newest || now() < expiryOf(month, months[retention])) continue;
+    const { retention, month, last } = partition;
     const name = nameOf(partition);
-    if (!(await isTold(client, name))) {
-      const { lastHash, hashesSha256 } = await keepHashes(client, partition);
-      const detail = { retention, first, last, entries, lastHash, hashesSha256 };
+    const end = retentionEnd(name, months);
+    if (last === newest || end === undefined || now().getTime() < end) continue;
+    await keepHashes(client, partition);
+    // Of all that stays, also of what went before: an event that came too late for its partition expires behind it.
+    const { first, last: behind, count, lastHash, digest } = await stayOf(client, name);
+    if (!(await isTold(client, name, digest))) {
+      const detail = { retention, first, last: behind, entries: count, lastHash, hashesSha256: digest };
       await append(draftOf({ kind: 'journal.expired', subject: name, outcome: 'success', detail }, 'journal'));
     }
     await asking('drop a partition', () =>

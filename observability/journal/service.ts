@@ -26,6 +26,7 @@ import { OwnStore } from './own-store.ts';
 import { JournalReader } from './reader.ts';
 import { JournalRecorder, nodeName } from './recorder.ts';
 import { expirePartitions } from './retention.ts';
+import { brokenParts, missingEntries, PartScrubber } from './scrub.ts';
 import { createSelfStamping, type SelfStamping } from './self-stamp.ts';
 import { recordStart, recordStop } from './service-events.ts';
 import { Spool } from './spool.ts';
@@ -39,6 +40,7 @@ export interface JournalService {
 }
 
 const processName = 'journal';
+const damageCharactersMax = 500;
 /** A dead writer is followed within its length and one look: under 4 s. */
 const leaseMs = 3_000;
 const leaseRenewMs = 750;
@@ -47,6 +49,9 @@ const retryMs = 1_000;
 const redisPatienceMs = 5_000;
 /** A signer answers within milliseconds; without one the checkpoint is made later. */
 const signDeadlineMs = 5_000;
+/** A part a second disturbs nobody; a round a day finds what a disk has lost. */
+const scrubPauseMs = 1_000;
+const scrubRoundMs = 24 * 3_600_000;
 /** Partitions are of months: a few looks a day are enough. */
 const expiryEveryMs = 6 * 3_600_000;
 const expiryRetryMs = 60_000;
@@ -71,6 +76,8 @@ class Journal implements JournalService {
   #fault: string | undefined;
   #storeFault: string | undefined;
   #standingBy = false;
+  /** What is wrong with what is stored, for people. */
+  #damage: string | undefined;
   #running: Promise<void> = Promise.resolve();
 
   constructor(config: Config, log: Logger) {
@@ -91,6 +98,7 @@ class Journal implements JournalService {
       unshipped: () => this.#writer?.unshipped ?? 0,
       spoolOctets: () => this.#spool?.octets ?? 0,
       checkpointAge: () => this.#checkpointer.ageSeconds,
+      damaged: () => (this.#damage === undefined ? 0 : 1),
     });
   }
 
@@ -116,10 +124,11 @@ class Journal implements JournalService {
     ];
     // Without its store the journal goes on in the spool: an alarm, and no reason to refuse work.
     if (writer !== undefined) {
+      if (this.#damage !== undefined) items.push({ name: 'journal store', ok: true, detail: `DAMAGED: ${this.#damage}` });
       const detail = writer.storeDown
         ? `away, ${this.#spool?.octets ?? 0} octets in the spool: ${this.#storeFault ?? 'not known why'}`
         : `${writer.unshipped ?? 0} entries behind`;
-      items.push({ name: 'journal store', ok: true, detail });
+      if (this.#damage === undefined) items.push({ name: 'journal store', ok: true, detail });
     }
     return items;
   }
@@ -201,7 +210,7 @@ class Journal implements JournalService {
       this.#fault = undefined;
       this.#complaints.over();
       const side = AbortSignal.any([stop, ended.signal]);
-      beside.push(this.#checkpointer.run(writer, side), this.#expire(writer, side), this.#keepTree(side));
+      beside.push(this.#checkpointer.run(writer, side), this.#expire(writer, side), this.#keepTree(side), this.#scrub(writer, side));
       await writer.run(stop);
     } finally {
       this.#writer = undefined;
@@ -304,6 +313,40 @@ class Journal implements JournalService {
       }
       await delay(pauseMs, undefined, { signal }).catch(() => undefined); // its end by the abort
     }
+  }
+
+  /** Looks for entries that are missing and files that are torn; what it finds stays an alarm until a restart finds it gone. */
+  async #scrub(writer: JournalWriter, signal: AbortSignal): Promise<void> {
+    const pause = (ms: number): Promise<void> => delay(ms, undefined, { signal }).catch(() => undefined); // its end by the abort
+    while (!signal.aborted) {
+      if (writer.storeDown) {
+        await pause(scrubPauseMs);
+        continue;
+      }
+      try {
+        const { client } = await this.#store.open();
+        const missing = await missingEntries(client, writer.head.size - (writer.unshipped ?? 0));
+        const broken = await brokenParts(client);
+        const faults = [
+          ...(missing === 0 ? [] : [`${missing} entries are not in the store`]),
+          ...(broken.length === 0 ? [] : [`ClickHouse found broken and moved aside: ${broken.join(', ')}`]),
+        ];
+        if (faults.length > 0) this.#alarm(faults.join('; '));
+        const scrubber = new PartScrubber(client);
+        while (!signal.aborted && (await scrubber.next())) await pause(scrubPauseMs);
+        if (scrubber.damaged.size > 0) this.#alarm([...scrubber.damaged].map(([part, why]) => `${part}: ${why}`).join('; '));
+        await pause(scrubRoundMs);
+      } catch (error) {
+        if (!signal.aborted) this.#complaints.say(error, 'journal: the store cannot be checked');
+        await pause(retryMs);
+      }
+    }
+  }
+
+  #alarm(damage: string): void {
+    this.#damage = damage.slice(0, damageCharactersMax);
+    const error = new SigilloError('JOURNAL_STORE_DAMAGED', this.#damage);
+    this.#log.error({ err: error }, 'journal: what is stored is not what was stored');
   }
 
   async #renew(ended: AbortSignal): Promise<void> {

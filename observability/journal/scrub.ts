@@ -1,0 +1,89 @@
+/**
+ * Looks whether what is stored is still what was stored: that no entry is missing, and that the files hold what the engine has
+ * summed up. A disk can lose what nobody reads for years; an engine that finds a broken file at its start moves it aside and says
+ * nothing. What is found here is an alarm; `sigillo journal verify` then names the entries.
+ */
+import type { ClickHouseClient } from '@clickhouse/client';
+import { jsonRows } from './clickhouse.ts';
+
+/** Entries that are there or have expired, below a size. @throws JOURNAL_STORE_UNAVAILABLE */
+export const missingEntries = async (client: ClickHouseClient, size: number): Promise<number> => {
+  const rows = await jsonRows<{ there: string | number; gone: string | number }>(client, {
+    what: 'count the entries',
+    query: `SELECT (SELECT count() FROM journal_events WHERE sequence < ${size}) AS there,
+      (SELECT count() FROM journal_expired FINAL WHERE sequence < ${size}
+        AND sequence NOT IN (SELECT sequence FROM journal_events WHERE sequence IN (SELECT sequence FROM journal_expired))) AS gone`,
+  });
+  return size - Number(rows[0]?.there ?? 0) - Number(rows[0]?.gone ?? 0);
+};
+
+/** Parts that the engine found broken and moved aside, whether or not it had another copy. @throws JOURNAL_STORE_UNAVAILABLE */
+export const brokenParts = async (client: ClickHouseClient): Promise<string[]> => {
+  const rows = await jsonRows<{ name: string }>(client, {
+    what: 'list the parts that were moved aside',
+    query:
+      "SELECT name FROM system.detached_parts WHERE database = currentDatabase() AND table = 'journal_events' AND reason LIKE 'broken%'",
+  });
+  return rows.map(({ name }) => name);
+};
+
+interface PartCheck {
+  readonly part_path: string;
+  readonly is_passed: number;
+  readonly message: string;
+}
+
+/** Checks the files of the store, a part at a time, the newest first. */
+export class PartScrubber {
+  readonly #client: ClickHouseClient;
+  #waiting: string[] | undefined;
+  readonly #damaged = new Map<string, string>();
+
+  constructor(client: ClickHouseClient) {
+    this.#client = client;
+  }
+
+  /** Parts that are not what was written, with what the engine says of them. */
+  get damaged(): ReadonlyMap<string, string> {
+    return this.#damaged;
+  }
+
+  /**
+   * Checks one part that was there when the round began.
+   * @returns false when the round is over; the next call begins another
+   * @throws JOURNAL_STORE_UNAVAILABLE
+   */
+  async next(): Promise<boolean> {
+    this.#waiting ??= await this.#list();
+    const part = this.#waiting.shift();
+    if (part === undefined) {
+      this.#waiting = undefined;
+      return false;
+    }
+    for (const { is_passed, message } of await this.#check(part)) if (is_passed !== 1) this.#damaged.set(part, message);
+    return true;
+  }
+
+  async #list(): Promise<string[]> {
+    const rows = await jsonRows<{ name: string }>(this.#client, {
+      what: 'list the parts',
+      query: `SELECT name FROM system.parts WHERE database = currentDatabase() AND table = 'journal_events' AND active
+        ORDER BY modification_time`,
+    });
+    return rows.map(({ name }) => name).toReversed();
+  }
+
+  /** A part that was merged into another meanwhile is no more; the other was written a moment ago. */
+  async #check(part: string): Promise<PartCheck[]> {
+    try {
+      return await jsonRows<PartCheck>(this.#client, {
+        what: `check part ${part}`,
+        query: `CHECK TABLE journal_events PART '${part}' SETTINGS check_query_single_value_result = 0`,
+      });
+    } catch (error) {
+      const gone = !(await this.#list()).includes(part);
+      if (gone) return [];
+      throw error;
+    }
+  }
+}
