@@ -147,7 +147,7 @@ describe('encryption to the holder of a certificate', () => {
       assert.ok(asked[0]!.buffer.every((octet) => octet === 0));
     }
     const short = options({ randomBytes: () => new Uint8Array(8) });
-    assert.throws(() => encryptToRecipient(inChunks(Buffer.alloc(1)), ecRecipient.certificate, short), { code: 'INTERNAL' });
+    assert.throws(() => encryptToRecipient(inChunks(Buffer.alloc(1)), ecRecipient.certificate, short), RangeError);
   });
 
   test('a certificate without keyUsage, and one with an unusual serial number', async () => {
