@@ -268,6 +268,13 @@ const buildProgram = (): Command => {
   addClientCommands(program);
   addTimestampCommands(program);
   const journal = program.command('journal').description('read the journal, and prove that nobody has changed it');
+  journal
+    .command('run')
+    .description('run one journal process alone: it writes while no other does, and stands by otherwise')
+    .addHelpText('after', example('journal run'))
+    .action(async () => {
+      await import('./journal.ts');
+    });
   addJournalReading(journal);
   addJournalProof(journal);
   return program;

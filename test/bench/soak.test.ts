@@ -2,7 +2,9 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { judgeSoak, type SoakSample } from '../../bench/soak-growth.ts';
 
-const run = (shape: (share: number) => { gateway?: number; signer?: number; journal?: number; stream?: number }): Record<string, boolean> => {
+const run = (
+  shape: (share: number) => { gateway?: number; signer?: number; journal?: number; stream?: number },
+): Record<string, boolean> => {
   const samples = Array.from({ length: 120 }, (_, second): SoakSample => {
     const { gateway = 120e6, signer = 110e6, journal = 500e6, stream = 2_000 } = shape(second / 119);
     return { second, residentBytes: { gateway, signer, redis: 50e6, journal, other: 60e6 }, streams: { stream } };

@@ -143,7 +143,7 @@ export interface StartOptions {
   /** Content of the configuration file. */
   readonly settings?: Readonly<Record<string, unknown>>;
   /** What runs: everything, or one process alone with its own operations address. @defaultValue start */
-  readonly command?: 'start' | 'gateway' | 'signer';
+  readonly command?: 'start' | 'gateway' | 'signer' | 'journal run';
   /** Ports of an earlier start, to come back where clients look for it. */
   readonly ports?: { readonly port: number; readonly opsPort: number };
 }
@@ -170,7 +170,7 @@ export class Service {
     this.opsPort = ports.opsPort;
     this.environment = environment;
     // A process group of its own, as a shell gives to a job.
-    this.process = spawn(process.execPath, ['bin/sigillo.ts', command], {
+    this.process = spawn(process.execPath, ['bin/sigillo.ts', ...command.split(' ')], {
       cwd: repository,
       env: environment,
       detached: true,
