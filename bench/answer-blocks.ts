@@ -8,14 +8,22 @@ import { answerOctets, blockHeaderOctets, type StampAnswer, writeAnswer, writeBl
 
 /** A P-256 token without certificates is 650 octets or so, with SHA-256 and a nonce of eight octets. */
 const tokenOctets = 650;
-/** Octets that differ and stand nowhere else: genTime 10, nonce 8, digest of the attributes 32, signature 64. */
+/** Octets that differ and stand nowhere else: nonce 8, digest of the attributes 32, signature 64. */
 const holes = [
-  [200, 10],
   [230, 8],
   [430, 32],
   [tokenOctets - 70, 64],
 ] as const;
-const [serialAt, imprintAt] = [120, 140];
+const [serialAt, imprintAt, genTimeAt] = [120, 140, 200];
+/** As signer/serial-numbers.ts makes them: random for each thread, then counted. */
+const serialPrefix = randomBytes(14);
+let serials = 0;
+const nextSerial = (): Buffer => {
+  serials += 1;
+  const counter = Buffer.alloc(6);
+  counter.writeUIntBE(serials, 0, 6);
+  return Buffer.concat([serialPrefix, counter]);
+};
 const imprintHead = Buffer.from('3031300d060960864801650304020105000420', 'hex');
 const policy = Buffer.from('060a2b0601040181fd590101', 'hex');
 const tsu = randomBytes(32);
@@ -35,7 +43,7 @@ export const makeAnswerBlock = (stamps: number): Buffer => {
       client: 'anonymous',
       policy,
       messageImprint,
-      serial: randomBytes(20),
+      serial: nextSerial(),
     };
   });
   const length = answers.reduce((sum, answer) => sum + answerOctets(answer) + tokenOctets, blockHeaderOctets(node));
@@ -46,6 +54,7 @@ export const makeAnswerBlock = (stamps: number): Buffer => {
     shape.copy(block, at);
     Buffer.from(answer.serial).copy(block, at + serialAt);
     Buffer.from(answer.messageImprint).copy(block, at + imprintAt);
+    block.write(`${new Date(answer.unixMillis + answer.id).toISOString().replaceAll(/[-:T]/g, '')}`, at + genTimeAt, 'latin1');
     for (const [from, octets] of holes) randomFillSync(block, at + from, octets);
     at += tokenOctets;
   }
