@@ -10,7 +10,7 @@ import { constants } from 'node:os';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { ensurePackages, packagesAreInstalled } from './setup/npm-packages.mjs';
-import { ensurePrograms } from './setup/system-programs.mjs';
+import { ensurePrograms, offerTestPrograms } from './setup/system-programs.mjs';
 
 const root = dirname(dirname(fileURLToPath(import.meta.url)));
 const entryPoints = { start: ['bin/sigillo.mjs', 'start'], test: ['test/run.ts'], bench: ['bench/run.ts'] };
@@ -44,6 +44,7 @@ if (!Object.hasOwn(entryPoints, mode)) {
 try {
   ensurePrograms({ compiling: !packagesAreInstalled(root) });
   ensurePackages(root);
+  if (mode === 'test') offerTestPrograms();
 } catch (error) {
   // What the user can act on is a message without a stack.
   console.error(`\nsigillo: ${error instanceof Error ? error.message : error}`);

@@ -61,6 +61,16 @@ const needs = [
   },
 ];
 
+/** What only a few tests need, which are skipped without it: Debian has it, others may not. */
+const testNeeds = [
+  {
+    name: 'clickhouse-server',
+    why: 'a ClickHouse server for the tests that stop and kill one; it is not run as a service',
+    // Debian puts it where only root looks by itself.
+    present: () => inPath('clickhouse-server') || existsSync('/usr/sbin/clickhouse-server'),
+  },
+];
+
 /** Install commands of the systems whose package names are known, by ID or ID_LIKE of os-release(5). */
 const managers = [
   { ids: ['debian', 'ubuntu'], key: 'apt', command: 'apt-get install --yes --no-install-recommends' },
@@ -109,14 +119,17 @@ const asRoot = (command, args, { quiet } = { quiet: false }) => {
   return result.status === 0;
 };
 
-/**
- * Debian starts a Redis on port 6379 as soon as the package is installed. Nobody asked for that one: Sigillo runs its own
- * on a unix socket. A service that was there before us is left alone.
- */
-const installWithoutService = (install) => {
-  const service = 'redis-server.service';
+/** Services that Debian starts as soon as their package is installed, and why nobody asked for them. */
+const unwanted = {
+  'redis-server': 'Redis service is kept off: Sigillo runs a private Redis on a unix socket instead.',
+  'clickhouse-server': 'ClickHouse service is kept off: tests run one of their own.',
+};
+
+/** Installs a package without its service. A service that was there before us is left alone. */
+const installWithoutService = (name, install) => {
+  const service = `${name}.service`;
   if (systemdRuns()) {
-    console.log(`The system's own Redis service is kept off (${service}): Sigillo runs a private Redis instead.`);
+    console.log(`The system's own ${unwanted[name]}`);
     asRoot('systemctl', ['mask', '--runtime', service], { quiet: true });
     const installed = install();
     asRoot('systemctl', ['unmask', '--runtime', service], { quiet: true });
@@ -124,21 +137,23 @@ const installWithoutService = (install) => {
     return installed;
   }
   const installed = install();
-  if (existsSync('/etc/init.d/redis-server')) {
-    console.log("The system's own Redis service is stopped and turned off: Sigillo runs a private Redis instead.");
-    asRoot('/etc/init.d/redis-server', ['stop'], { quiet: true });
-    asRoot('update-rc.d', ['redis-server', 'disable'], { quiet: true });
+  if (existsSync(`/etc/init.d/${name}`)) {
+    console.log(`The system's own ${unwanted[name]}`);
+    asRoot(`/etc/init.d/${name}`, ['stop'], { quiet: true });
+    asRoot('update-rc.d', [name, 'disable'], { quiet: true });
   }
   return installed;
 };
+
+const aptInstall = (names) => asRoot('apt-get', ['install', '--yes', '--quiet', '--no-install-recommends', ...names]);
 
 const installWithApt = (missing, manager) => {
   console.log(`Sigillo needs these packages of the system and installs them now:\n${listed(missing, 'apt')}\n`);
   // A failing update (one mirror of several) may still leave lists that are good enough; the install decides.
   asRoot('apt-get', ['update', '--quiet']);
   const names = missing.map((need) => need.name);
-  const install = () => asRoot('apt-get', ['install', '--yes', '--quiet', '--no-install-recommends', ...names]);
-  const installed = names.includes('redis-server') ? installWithoutService(install) : install();
+  const install = () => aptInstall(names);
+  const installed = names.includes('redis-server') ? installWithoutService('redis-server', install) : install();
   if (!installed) throw byHand(missing, manager, 'apt-get failed; its lines above say why.');
 };
 
@@ -160,4 +175,17 @@ export const ensurePrograms = ({ compiling }) => {
   installWithApt(missing, manager);
   const still = absent();
   if (still.length > 0) throw byHand(still, manager, 'apt-get succeeded, but some programs are still not found.');
+};
+
+/** Installs what only tests need where that is simple; otherwise they say that they are skipped, and why. */
+export const offerTestPrograms = () => {
+  // Nobody is asked for a password for the sake of a test.
+  const mayInstall = isRoot || (inPath('sudo') && spawnSync('sudo', ['-n', 'true'], { stdio: 'ignore' }).status === 0);
+  if (!inPath('apt-get') || !mayInstall) return;
+  for (const { name, why } of testNeeds.filter((need) => !need.present())) {
+    const known = spawnSync('apt-cache', ['show', name], { stdio: 'ignore' }).status === 0;
+    if (!known) continue;
+    console.log(`The tests use a package of the system, which is installed now:\n  ${name.padEnd(14)} ${why}\n`);
+    installWithoutService(name, () => aptInstall([name]));
+  }
 };

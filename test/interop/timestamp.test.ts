@@ -618,7 +618,7 @@ describe('clients', { skip }, () => {
       assert.equal(json.status, 401);
       assert.equal(await stampsOf('bank-1'), before.one + 2);
       assert.equal(await stampsOf('bank.2'), before.two + 1);
-      assert.match(await command('list'), /^bank-1 +enabled +\d{4}-\d\d-\d\d +\d+$/m);
+      assert.match(await command('list'), /^bank-1 +client +enabled +\d{4}-\d\d-\d\d +\d+$/m);
 
       await command('disable', 'bank-1');
       await within(401, 'bank-1 is disabled', '-u', basic);

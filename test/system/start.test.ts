@@ -227,7 +227,7 @@ describe('stop', { skip }, () => {
     context.after(load.abort);
     await load.untilGranted(100);
     const left = folder.processes();
-    assert.equal(left.length, 4, 'supervisor, Redis, signer and gateway');
+    assert.equal(left.length, 5, 'supervisor, Redis, journal, signer and gateway');
     const redis = first.requirePid('redis');
     first.kill('SIGKILL');
     await first.ended;
@@ -264,7 +264,7 @@ describe('Redis by configuration alone', { skip }, () => {
       const added = await folder.command(service, 'client', 'add', 'somebody');
       assert.equal(added.code, 0, added.stderr);
       const list = await folder.command(service, 'client', 'list');
-      assert.match(list.stdout, /^somebody +enabled/m);
+      assert.match(list.stdout, /^somebody +client +enabled/m);
       await further(service);
     });
   };

@@ -5,7 +5,7 @@ import type { ClickHouseClient } from '@clickhouse/client';
 import { type ChainHead, emptyChain, followChain, headBehind, sealEvent } from '../../../observability/journal/chain.ts';
 import { embeddedClient } from '../../../observability/journal/clickhouse.ts';
 import type { EventDraft } from '../../../observability/journal/events.ts';
-import { knownMigrations, migrate } from '../../../observability/journal/migrations.ts';
+import { knownMigrations, migrate, statementFor } from '../../../observability/journal/migrations.ts';
 import { JournalReader } from '../../../observability/journal/reader.ts';
 import { imprintTail, JournalStore, noOrigin, type StoredEvent } from '../../../observability/journal/store.ts';
 import { temporaryFolder } from '../../support/token-home.ts';
@@ -134,6 +134,19 @@ describe('the store of the journal, embedded', () => {
         await rows('SELECT version, name, sha256 FROM journal_migrations ORDER BY version'),
         known.map(({ version, name, sha256 }) => ({ version, name, sha256 })),
       );
+    });
+
+    test('for a cluster its tables are replicated ones, and everything is made on all of it', () => {
+      const engine = { kind: 'replicated', cluster: 'journal' } as const;
+      const statements = knownMigrations().flatMap((migration) => migration.statements.map((statement) => statementFor(statement, engine)));
+      for (const statement of statements) {
+        assert.match(statement, /CREATE (TABLE|VIEW) \w+ ON CLUSTER 'journal'/);
+        if (statement.includes('CREATE TABLE')) assert.match(statement, /ENGINE = Replicated(Replacing)?MergeTree/);
+      }
+      assert.ok(statements.some((statement) => /[^_]replicated_deduplication_window = 10000/.test(statement)));
+      assert.ok(!statements.some((statement) => statement.includes('non_replicated')));
+      const [same] = knownMigrations()[0]?.statements ?? [];
+      assert.equal(statementFor(same as string, { kind: 'single' }), same);
     });
 
     test('a later one is applied behind it', async () => {
