@@ -3,12 +3,11 @@
  * never evicting. It is always a child of the supervisor; one that outlived an earlier supervisor is shut down first.
  */
 import { type ChildProcess, spawn } from 'node:child_process';
-import { chmodSync, lstatSync, mkdirSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { Redis } from 'ioredis';
-import { SigilloError } from '../config/errors.ts';
 import type { HomePaths } from '../config/home.ts';
+import { makePrivateFolder } from '../config/private-folder.ts';
 import type { Config } from '../config/schema.ts';
 import { durabilitySettings } from '../queue/redis-durability.ts';
 
@@ -24,16 +23,6 @@ const pollMs = 10;
 const pingDeadlineMs = 1_000;
 /** Reading the append-only file takes about 2 s per GB; the largest home has a few. */
 export const redisReadyMsMax = 600_000;
-
-/** The socket's folder may lie under the world-writable temporary folder: it must be ours before a server listens in it. */
-const makePrivateFolder = (folder: string): void => {
-  mkdirSync(folder, { recursive: true, mode: 0o700 });
-  const stats = lstatSync(folder);
-  if (!stats.isDirectory() || stats.uid !== process.getuid?.()) {
-    throw new SigilloError('CONFIG_UNREADABLE', `${folder}: must be a folder of the user that runs Sigillo`);
-  }
-  chmodSync(folder, 0o700);
-};
 
 const redisArguments = ({ redis, durability }: EmbeddedRedisOptions, paths: HomePaths): string[] => {
   const options: Record<string, string> = {

@@ -22,8 +22,8 @@ export interface LeaseOptions {
 export class Lease {
   readonly #redis: RedisClient;
   readonly #options: LeaseOptions;
-  /** Unique for every start of every process. */
-  readonly #holder = randomBytes(16).toString('hex');
+  /** What Redis knows this holder by: unique for every start of every process. */
+  readonly holder = randomBytes(16).toString('hex');
   #heldUntilMs = Number.NEGATIVE_INFINITY;
 
   constructor(redis: RedisClient, options: LeaseOptions) {
@@ -39,7 +39,7 @@ export class Lease {
   async acquire(): Promise<boolean> {
     const askedMs = monotonicMs();
     const { key, lengthMs } = this.#options;
-    const got = (await this.#redis.eval(acquireScript, 1, key, this.#holder, lengthMs)) as number;
+    const got = (await this.#redis.eval(acquireScript, 1, key, this.holder, lengthMs)) as number;
     this.#heldUntilMs = got === 1 ? askedMs + lengthMs : Number.NEGATIVE_INFINITY;
     return got === 1;
   }
@@ -52,6 +52,6 @@ export class Lease {
   /** Gives it back, so that the next holder need not wait for its end. @throws when Redis does not answer */
   async release(): Promise<void> {
     this.#heldUntilMs = Number.NEGATIVE_INFINITY;
-    await this.#redis.eval(releaseScript, 1, this.#options.key, this.#holder);
+    await this.#redis.eval(releaseScript, 1, this.#options.key, this.holder);
   }
 }

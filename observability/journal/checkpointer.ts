@@ -36,7 +36,11 @@ export interface CheckpointerOptions {
   readonly sign: (text: string, signal: AbortSignal) => Promise<{ readonly signature: Uint8Array; readonly spki: Uint8Array }>;
   /** A TimeStampToken over this SHA-256, without certificates. */
   readonly stamp: (digest: Uint8Array) => Promise<Uint8Array>;
-  readonly on: { made(outcome: 'made' | 'unstamped' | 'failed', error?: unknown): void };
+  readonly on: {
+    made(outcome: 'made' | 'unstamped' | 'failed', error?: unknown): void;
+    /** The file beside the store could not be written. */
+    notKept(error: unknown): void;
+  };
 }
 
 export interface CheckpointedWriter {
@@ -52,19 +56,22 @@ export class Checkpointer {
   readonly #options: CheckpointerOptions;
   #lastAtMs: number | undefined;
   #lastForeign = -1;
+  #startedAtMs: number | undefined;
 
   constructor(options: CheckpointerOptions) {
     this.#options = options;
   }
 
-  /** Seconds since the newest checkpoint that this process made. */
+  /** Seconds since the newest checkpoint that this process made, or since it began to write; undefined while it does not. */
   get ageSeconds(): number | undefined {
-    return this.#lastAtMs === undefined ? undefined : (monotonicMs() - this.#lastAtMs) / 1_000;
+    const since = this.#lastAtMs ?? this.#startedAtMs;
+    return since === undefined ? undefined : (monotonicMs() - since) / 1_000;
   }
 
   /** Makes checkpoints until the signal; it never fails. */
   async run(writer: CheckpointedWriter, signal: AbortSignal): Promise<void> {
     const startedAtMs = monotonicMs();
+    this.#startedAtMs = startedAtMs;
     while (!signal.aborted) {
       const snapshot = writer.snapshot;
       if (snapshot !== undefined && this.#isDue(snapshot, startedAtMs)) {
@@ -103,13 +110,18 @@ export class Checkpointer {
 
   async #stamp(note: string, signal: AbortSignal): Promise<Uint8Array | Error> {
     // At a stop the signers have gone before: nobody would answer.
-    const stopped = once(signal, 'abort').then(() => {
+    const over = new AbortController();
+    const stopped = once(signal, 'abort', { signal: over.signal }).then(() => {
       throw new Error('the journal is stopping');
     });
+    stopped.catch(() => undefined); // nobody waits for it when the stamp was there first
     try {
       return await Promise.race([this.#options.stamp(createHash('sha256').update(note).digest()), stopped]);
     } catch (error) {
       return error as Error;
+    } finally {
+      // One listener for each checkpoint, kept with its stamp, was 25 MB a day.
+      over.abort();
     }
   }
 
@@ -120,7 +132,12 @@ export class Checkpointer {
     await writer.append(draftOf({ kind: 'journal.checkpoint', subject: String(size), outcome: 'success', detail }, 'journal'));
     const published: PublishedCheckpoint = { size, note, token: token === undefined ? null : Buffer.from(token).toString('base64') };
     const json = JSON.stringify(published);
-    writeFileAtomic(this.#options.file, json, { mode: 0o600 });
     await this.#options.redis.set(journalKeys.checkpoint, json);
+    try {
+      writeFileAtomic(this.#options.file, json, { mode: 0o600 });
+    } catch (error) {
+      // The copy in Redis is published; making the checkpoint again and again would not make room on the disk.
+      this.#options.on.notKept(error);
+    }
   }
 }

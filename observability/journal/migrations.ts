@@ -41,7 +41,7 @@ export const statementFor = (statement: string, engine: Engine): string =>
   engine.kind === 'single'
     ? statement
     : statement
-        .replace(/(CREATE (?:TABLE(?: IF NOT EXISTS)?|VIEW) \w+)/, `$1 ON CLUSTER '${engine.cluster}'`)
+        .replace(/(CREATE (?:TABLE|VIEW) IF NOT EXISTS \w+)/, `$1 ON CLUSTER '${engine.cluster}'`)
         .replace(/ENGINE = (Replacing)?MergeTree/, 'ENGINE = Replicated$1MergeTree')
         .replace('non_replicated_deduplication_window', 'replicated_deduplication_window');
 
@@ -66,7 +66,7 @@ export const migrate = async (
     if (known === undefined) throw new SigilloError('JOURNAL_SCHEMA', `the store has ${name}, which this release does not know`);
     if (known.sha256 !== sha256) throw new SigilloError('JOURNAL_SCHEMA', `${known.name} is not the file that the store was made with`);
   }
-  for (const { version, name, sha256, statements } of migrations.slice(applied.length)) {
+  for (const { version, name, sha256, statements } of migrations.filter(({ version }) => !applied.some((one) => one.version === version))) {
     for (const statement of statements) await client.command({ query: statementFor(statement, engine) });
     await client.insert({
       table: 'journal_migrations',

@@ -1,9 +1,9 @@
 /** The store of a journal process: opened when it is first needed, and kept; an embedded one can be read by others meanwhile. */
-import { mkdirSync } from 'node:fs';
 import { dirname } from 'node:path';
 import type { ClickHouseClient } from '@clickhouse/client';
 import { SigilloError } from '../../config/errors.ts';
 import { homePaths } from '../../config/home.ts';
+import { makePrivateFolder } from '../../config/private-folder.ts';
 import type { Config } from '../../config/schema.ts';
 import { embeddedClient, type ServerConfig, serverClient } from './clickhouse.ts';
 import { type LocalServer, serveLocally } from './local-server.ts';
@@ -11,12 +11,15 @@ import { JournalStore } from './store.ts';
 
 export class OwnStore {
   readonly #config: Config;
+  readonly #onUnreadable: (error: unknown) => void;
   #store: Promise<JournalStore> | undefined;
   #reader: ClickHouseClient | undefined;
   #server: LocalServer | undefined;
 
-  constructor(config: Config) {
+  /** @param onUnreadable the embedded store can be written, but not be read by others */
+  constructor(config: Config, onUnreadable: (error: unknown) => void) {
     this.#config = config;
+    this.#onUnreadable = onUnreadable;
   }
 
   /** @throws JOURNAL_STORE_UNAVAILABLE, JOURNAL_SCHEMA */
@@ -43,17 +46,30 @@ export class OwnStore {
     }
     const { journalFolder, journalSocket } = homePaths(home);
     try {
-      mkdirSync(dirname(journalFolder), { recursive: true, mode: 0o700 });
-      mkdirSync(dirname(journalSocket), { recursive: true, mode: 0o700 });
-      const store = await JournalStore.open(await embeddedClient(journalFolder));
-      this.#reader = await embeddedClient(journalFolder);
-      this.#server = await serveLocally(journalSocket, this.#reader);
+      makePrivateFolder(dirname(journalFolder));
+      makePrivateFolder(dirname(journalSocket));
+      const client = await embeddedClient(journalFolder);
+      const store = await JournalStore.open(client).catch(async (error: unknown) => {
+        await client.close();
+        throw error;
+      });
+      await this.#serve(journalFolder, journalSocket);
       return store;
     } catch (cause) {
       if (cause instanceof SigilloError) throw cause;
       throw new SigilloError('JOURNAL_STORE_UNAVAILABLE', `The embedded ClickHouse in ${journalFolder}: ${(cause as Error).message}`, {
         cause,
       });
+    }
+  }
+
+  /** That nobody can read is no reason not to write. */
+  async #serve(folder: string, socket: string): Promise<void> {
+    try {
+      this.#reader ??= await embeddedClient(folder);
+      this.#server ??= await serveLocally(socket, this.#reader);
+    } catch (error) {
+      this.#onUnreadable(error);
     }
   }
 

@@ -6,6 +6,7 @@
  * before what it tells of is done.
  */
 import { hostname } from 'node:os';
+import { SigilloError } from '../../config/errors.ts';
 import { journalKeys } from '../../queue/keys.ts';
 import type { RedisClient } from '../../queue/redis.ts';
 import { encodeDrafts } from './draft-block.ts';
@@ -115,7 +116,10 @@ export class JournalRecorder {
         this.#waiting.splice(0, batch.length);
       } catch (error) {
         this.#options.onFailed?.(error);
-        return this.#tryLater();
+        if (!(error instanceof SigilloError)) return this.#tryLater();
+        // An event that does not fit its kind never will: it must not hold up the others for ever.
+        this.#lost += batch.length;
+        this.#waiting.splice(0, batch.length);
       }
     }
   }

@@ -21,6 +21,9 @@ export interface RetentionOptions {
   readonly now: () => Date;
   /** Puts an event into the journal; resolves when it is durable. */
   readonly append: (draft: EventDraft) => Promise<unknown>;
+  /** Runs work while nothing comes into the store. */
+  readonly exclusively: (work: () => Promise<void>) => Promise<void>;
+  readonly signal?: AbortSignal;
 }
 
 /** A partition of journal_events. */
@@ -55,8 +58,8 @@ const whereOf = ({ retention, month }: Partition): string =>
   `retention = '${retention}' AND toYYYYMM(fromUnixTimestamp64Micro(toInt64(unixMicros), 'UTC')) = ${month}`;
 
 /** Keeps the hash of each entry. */
-const keepHashes = async (client: ClickHouseClient, partition: Partition): Promise<void> => {
-  for (let from = partition.first; from <= partition.last; ) {
+const keepHashes = async (client: ClickHouseClient, partition: Partition, signal: AbortSignal | undefined): Promise<void> => {
+  for (let from = partition.first; from <= partition.last && signal?.aborted !== true; ) {
     const rows = await octetRows(
       client,
       {
@@ -82,6 +85,16 @@ const keepHashes = async (client: ClickHouseClient, partition: Partition): Promi
   }
 };
 
+/** Entries of a partition whose hashes are not kept. */
+const untold = async (client: ClickHouseClient, partition: Partition): Promise<number> => {
+  const rows = await jsonRows<{ n: string | number }>(client, {
+    what: 'look for entries that came late',
+    query: `SELECT count() AS n FROM journal_events WHERE ${whereOf(partition)}
+      AND sequence NOT IN (SELECT sequence FROM journal_expired WHERE partition = '${nameOf(partition)}')`,
+  });
+  return Number(rows[0]?.n ?? 0);
+};
+
 const stayOf = async (client: ClickHouseClient, name: string) => {
   const places = await expiredPlaces(new JournalReader(client), name);
   const { first, last, count, lastHash } = places;
@@ -101,26 +114,33 @@ const isTold = async (client: ClickHouseClient, name: string, hashesSha256: Uint
  * @returns names of the partitions that went
  * @throws JOURNAL_STORE_UNAVAILABLE; it is finished by the next run
  */
-export const expirePartitions = async ({ client, months, now, append }: RetentionOptions): Promise<string[]> => {
+export const expirePartitions = async ({ client, months, now, append, exclusively, signal }: RetentionOptions): Promise<string[]> => {
   const partitions = await listPartitions(client);
   const newest = Math.max(...partitions.map(({ last }) => last));
   const gone: string[] = [];
+  const isOver = (): boolean => signal?.aborted === true;
   for (const partition of partitions) {
     const { retention, month, last } = partition;
     const name = nameOf(partition);
     const end = retentionEnd(name, months);
+    if (isOver()) return gone;
     if (last === newest || end === undefined || now().getTime() < end) continue;
-    await keepHashes(client, partition);
+    await keepHashes(client, partition, signal);
+    if (isOver()) return gone;
     // Of all that stays, also of what went before: an event that came too late for its partition expires behind it.
     const { first, last: behind, count, lastHash, digest } = await stayOf(client, name);
     if (!(await isTold(client, name, digest))) {
       const detail = { retention, first, last: behind, entries: count, lastHash, hashesSha256: digest };
       await append(draftOf({ kind: 'journal.expired', subject: name, outcome: 'success', detail }, 'journal'));
     }
-    await asking('drop a partition', () =>
-      client.command({ query: `ALTER TABLE journal_events DROP PARTITION ('${retention}', ${month})` }),
-    );
-    gone.push(name);
+    await exclusively(async () => {
+      // An event of that month that came since: the next run takes it too.
+      if ((await untold(client, partition)) > 0) return;
+      await asking('drop a partition', () =>
+        client.command({ query: `ALTER TABLE journal_events DROP PARTITION ('${retention}', ${month})` }),
+      );
+      gone.push(name);
+    });
   }
   return gone;
 };

@@ -6,15 +6,40 @@
 import type { ClickHouseClient } from '@clickhouse/client';
 import { jsonRows } from './clickhouse.ts';
 
-/** Entries that are there or have expired, below a size. @throws JOURNAL_STORE_UNAVAILABLE */
+const partitionColumn = "concat(toString(retention), '-', toString(toYYYYMM(fromUnixTimestamp64Micro(toInt64(unixMicros), 'UTC'))))";
+
+/**
+ * How many entries below a size are neither there nor expired. A hash that is kept counts only where its entry is gone: what expires
+ * has both for a moment, so partitions that are still there are looked at one by one.
+ * @throws JOURNAL_STORE_UNAVAILABLE
+ */
 export const missingEntries = async (client: ClickHouseClient, size: number): Promise<number> => {
-  const rows = await jsonRows<{ there: string | number; gone: string | number }>(client, {
-    what: 'count the entries',
-    query: `SELECT (SELECT count() FROM journal_events WHERE sequence < ${size}) AS there,
-      (SELECT count() FROM journal_expired FINAL WHERE sequence < ${size}
-        AND sequence NOT IN (SELECT sequence FROM journal_events WHERE sequence IN (SELECT sequence FROM journal_expired))) AS gone`,
+  const count = async (what: string, query: string, parameters?: { partition: string }): Promise<number> => {
+    const rows = await jsonRows<{ n: string | number }>(client, { what, query, ...(parameters === undefined ? {} : { parameters }) });
+    return Number(rows[0]?.n ?? 0);
+  };
+  const there = await count('count the entries', `SELECT count() AS n FROM journal_events WHERE sequence < ${size}`);
+  const expired = await jsonRows<{ partition: string; n: string | number }>(client, {
+    what: 'count what expired',
+    query: `SELECT toString(partition) AS partition, count() AS n FROM journal_expired FINAL WHERE sequence < ${size} GROUP BY partition`,
   });
-  return size - Number(rows[0]?.there ?? 0) - Number(rows[0]?.gone ?? 0);
+  const active = await jsonRows<{ partition: string }>(client, {
+    what: 'list the partitions',
+    query: `SELECT DISTINCT ${partitionColumn} AS partition FROM journal_events`,
+  });
+  let gone = 0;
+  for (const { partition, n } of expired) {
+    const stillThere = active.some((one) => one.partition === partition)
+      ? await count(
+          'count what is about to expire',
+          `SELECT count() AS n FROM journal_events WHERE ${partitionColumn} = {partition:String} AND sequence < ${size}
+            AND sequence IN (SELECT sequence FROM journal_expired WHERE partition = {partition:String})`,
+          { partition },
+        )
+      : 0;
+    gone += Number(n) - stillThere;
+  }
+  return size - there - gone;
 };
 
 /** Parts that the engine found broken and moved aside, whether or not it had another copy. @throws JOURNAL_STORE_UNAVAILABLE */

@@ -5,6 +5,7 @@
  * It never ends by itself: whatever stops it from writing is told (log, metrics, /readyz) and tried again.
  */
 import { setTimeout as delay } from 'node:timers/promises';
+import type { ClickHouseClient } from '@clickhouse/client';
 import { SigilloError } from '../../config/errors.ts';
 import { homePaths } from '../../config/home.ts';
 import { release } from '../../config/release.ts';
@@ -40,6 +41,8 @@ export interface JournalService {
 }
 
 const processName = 'journal';
+/** A takeover must not wait for a check of a large part. */
+const besideMsMax = 2_000;
 const damageCharactersMax = 500;
 /** A dead writer is followed within its length and one look: under 4 s. */
 const leaseMs = 3_000;
@@ -76,6 +79,8 @@ class Journal implements JournalService {
   #fault: string | undefined;
   #storeFault: string | undefined;
   #standingBy = false;
+  /** Neither store nor spool take what is to be written. */
+  #noRoom = false;
   /** What is wrong with what is stored, for people. */
   #damage: string | undefined;
   #running: Promise<void> = Promise.resolve();
@@ -87,7 +92,7 @@ class Journal implements JournalService {
     this.#redis = this.#connect('journal', 'command');
     this.#blocking = this.#connect('journal-reader', 'blocking');
     this.#lease = new Lease(this.#redis, { key: journalKeys.writer, lengthMs: leaseMs });
-    this.#store = new OwnStore(config);
+    this.#store = new OwnStore(config, (error) => this.#complaints.say(error, 'journal: other processes cannot read it'));
     this.#recorder = new JournalRecorder({ redis: this.#redis, actor: processName });
     this.#stamping = createSelfStamping(config.timestamp, { command: this.#redis, blocking: this.#blocking });
     this.#checkpointer = this.#createCheckpointer();
@@ -118,8 +123,9 @@ class Journal implements JournalService {
       await redisHealth(this.#redis),
       {
         name: 'journal',
-        ok: this.#fault === undefined && (writer !== undefined || this.#standingBy),
-        detail: writer === undefined ? idle : `writing, ${writer.head.size} entries`,
+        ok: this.#fault === undefined && !this.#noRoom && (writer !== undefined || this.#standingBy),
+        detail:
+          writer === undefined ? idle : this.#noRoom ? 'no room left for what is to be written' : `writing, ${writer.head.size} entries`,
       },
     ];
     // Without its store the journal goes on in the spool: an alarm, and no reason to refuse work.
@@ -172,6 +178,7 @@ class Journal implements JournalService {
           this.#metrics.checkpoint(outcome);
           if (outcome !== 'made') this.#complaints.say(error, `journal: checkpoint ${outcome}`);
         },
+        notKept: (error) => this.#complaints.say(error, 'journal: the newest checkpoint is not kept in the home folder'),
       },
     });
   }
@@ -215,7 +222,8 @@ class Journal implements JournalService {
     } finally {
       this.#writer = undefined;
       ended.abort();
-      await Promise.all(beside);
+      // What still reads or hashes is nobody's any more: it ends by itself, and can write nothing.
+      await Promise.race([Promise.all(beside), delay(besideMsMax)]);
       await this.#tree?.flush().catch(() => undefined); // it is made again from the entries
       this.#tree = undefined;
       await this.#lease.release().catch(() => undefined); // it ends by itself
@@ -232,6 +240,9 @@ class Journal implements JournalService {
     const writer = await JournalWriter.open({
       redis: this.#redis,
       node: nodeName(),
+      holder: this.#lease.holder,
+      stateMayBeOld: journal.durability !== 'fsync' || !['embedded', 'url'].includes(this.#config.redis.mode),
+      storeOutlivesWriters: journal.url !== undefined,
       heldForMs: () => this.#lease.heldForMs,
       openStore: () => this.#store.open(),
       spool,
@@ -239,7 +250,10 @@ class Journal implements JournalService {
       resumeTree: (size) => this.#resumeTree(size, checkpoint),
       onStored: (block) => this.#noteStored(block),
       on: {
-        sealed: (entries, lagSeconds) => this.#metrics.sealed(entries, lagSeconds),
+        sealed: (entries, lagSeconds) => {
+          this.#noRoom = false;
+          this.#metrics.sealed(entries, lagSeconds);
+        },
         quarantined: (origin, error) => {
           this.#metrics.quarantined();
           this.#log.error({ origin, err: error }, 'journal: an entry cannot be read, it goes into quarantine');
@@ -254,7 +268,15 @@ class Journal implements JournalService {
           this.#complaints.over();
           this.#log.info({ shipped }, 'journal: ClickHouse has all that was in the spool');
         },
-        spoolFull: (error) => this.#complaints.say(error, 'journal: no room left, new work will be refused'),
+        spoolFull: (error) => {
+          this.#noRoom = true;
+          this.#complaints.say(error, 'journal: no room left, new work will be refused');
+        },
+        strayBlocks: (folder) =>
+          this.#log.warn(
+            { folder },
+            'journal: blocks of a writer that had lost the lease were set aside; their entries are in the journal',
+          ),
       },
     });
     if (checkpoint !== undefined && checkpoint.size > writer.head.size) {
@@ -304,7 +326,14 @@ class Journal implements JournalService {
       if (!writer.storeDown && writer.unshipped === 0) {
         try {
           const { client } = await this.#store.open();
-          const gone = await expirePartitions({ client, months, now: () => new Date(), append: (draft) => writer.append(draft) });
+          const gone = await expirePartitions({
+            client,
+            months,
+            now: () => new Date(),
+            append: (draft) => writer.append(draft),
+            exclusively: (work) => writer.exclusively(work),
+            signal,
+          });
           for (const partition of gone) this.#log.info({ partition }, 'journal: entries whose time is over are gone');
           pauseMs = expiryEveryMs;
         } catch (error) {
@@ -325,7 +354,7 @@ class Journal implements JournalService {
       }
       try {
         const { client } = await this.#store.open();
-        const missing = await missingEntries(client, writer.head.size - (writer.unshipped ?? 0));
+        const missing = await this.#missing(client, writer);
         const broken = await brokenParts(client);
         const faults = [
           ...(missing === 0 ? [] : [`${missing} entries are not in the store`]),
@@ -341,6 +370,14 @@ class Journal implements JournalService {
         await pause(retryMs);
       }
     }
+  }
+
+  /** Asked again before it counts: between two questions a partition may expire. */
+  async #missing(client: ClickHouseClient, writer: JournalWriter): Promise<number> {
+    const ask = (): Promise<number> => missingEntries(client, writer.head.size - (writer.unshipped ?? 0));
+    if ((await ask()) === 0) return 0;
+    await delay(scrubPauseMs);
+    return ask();
   }
 
   #alarm(damage: string): void {

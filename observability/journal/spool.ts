@@ -17,7 +17,7 @@
  */
 import { hash as digestOf } from 'node:crypto';
 import { constants, mkdir, open, readdir, readFile, rename, rm, stat } from 'node:fs/promises';
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
 import { promisify } from 'node:util';
 import { constants as zlibConstants, zstdCompress, zstdDecompress } from 'node:zlib';
 import { z } from 'zod';
@@ -149,7 +149,8 @@ export class Spool {
    */
   static async open(folder: string, octetsMax: number): Promise<Spool> {
     await mkdir(folder, { recursive: true, mode: 0o700 });
-    const names = await readdir(folder);
+    // A disk of its own has a folder of its own, and a network file system names of its own.
+    const names = (await readdir(folder)).filter((name) => name !== 'lost+found' && !name.startsWith('.'));
     for (const name of names.filter((one) => one.endsWith(unfinishedSuffix))) await rm(join(folder, name));
     const blocks: SpoolBlock[] = [];
     for (const name of names.filter((one) => !one.endsWith(unfinishedSuffix)).toSorted()) {
@@ -228,6 +229,27 @@ export class Spool {
     await syncFolder(this.#folder);
     this.#blocks.shift();
     this.#octets -= oldest.octets;
+  }
+
+  /** Takes back a block that was just added: its writer had lost the lease, and nothing of it counts. */
+  async removeNewest(block: SpoolBlock): Promise<void> {
+    if (this.#blocks.at(-1) !== block) throw new SigilloError('INTERNAL', 'the newest block of the spool is another one');
+    await rm(this.#pathOf(block), { force: true });
+    await syncFolder(this.#folder);
+    this.#blocks.pop();
+    this.#octets -= block.octets;
+  }
+
+  /** Moves all blocks out of the way, into a folder for people to look at. @returns that folder */
+  async setAside(): Promise<string> {
+    const aside = `${this.#folder}-stray`;
+    await mkdir(aside, { recursive: true, mode: 0o700 });
+    for (const block of this.#blocks) await rename(this.#pathOf(block), join(aside, basename(this.#pathOf(block))));
+    await syncFolder(aside);
+    await syncFolder(this.#folder);
+    this.#blocks.length = 0;
+    this.#octets = 0;
+    return aside;
   }
 
   /** Removes all blocks, once they are durable elsewhere and their positions too. */

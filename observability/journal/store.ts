@@ -93,6 +93,9 @@ const encodeRows = (run: readonly StoredEvent[], scratch: Buffer): Buffer => {
   return out.subarray(0, at);
 };
 
+/** More than a Redis that lost two seconds can have forgotten; a writer that takes over holds them in 50 MB. */
+const originsMax = 200_000;
+
 /** The same run has the same token, whoever sends it; another run behind the same entry has another. */
 const tokenOf = (run: readonly SealedEvent[]): string => {
   const last = run.at(-1) as SealedEvent;
@@ -120,25 +123,30 @@ const runsOf = (block: readonly StoredEvent[]): StoredEvent[][] => {
 
 export class JournalStore {
   readonly client: ClickHouseClient;
+  readonly #replicated: boolean;
   #scratch: Buffer = Buffer.alloc(0);
 
-  private constructor(client: ClickHouseClient) {
+  private constructor(client: ClickHouseClient, replicated: boolean) {
     this.client = client;
+    this.#replicated = replicated;
   }
 
   /** Opens the store and brings its schema up to date; the client is closed with it. @throws JOURNAL_SCHEMA, JOURNAL_STORE_UNAVAILABLE */
   static async open(client: ClickHouseClient, engine?: Engine): Promise<JournalStore> {
     await asking('apply the schema', () => migrate(client, engine === undefined ? {} : { engine }));
-    return new JournalStore(client);
+    return new JournalStore(client, engine?.kind === 'replicated');
   }
 
   /**
    * Stores a block; the same block again changes nothing.
    * @param block entries in their order, without gap; those of one partition together make fewer inserts
+   * @param signal ends it before the next run, and a request that is under way; its outcome is unknown then
    * @throws JOURNAL_STORE_UNAVAILABLE with an unknown outcome: send it again
    */
-  async insert(block: readonly StoredEvent[]): Promise<void> {
+  async insert(block: readonly StoredEvent[], signal?: AbortSignal): Promise<void> {
     for (const run of runsOf(block)) {
+      // Who gave up waiting may no longer be the writer: what was not sent yet is not sent any more.
+      signal?.throwIfAborted();
       const rows = encodeRows(run, this.#scratch);
       // One insert at a time, so the buffer is free again when the next one is encoded; an insert that failed may still read it.
       this.#scratch = Buffer.alloc(0);
@@ -147,7 +155,11 @@ export class JournalStore {
         table: 'journal_events',
         columns,
         rows,
+        ...(signal === undefined ? {} : { signal }),
         settings: {
+          // Taken when it is stored, whatever the profile of the user says.
+          async_insert: 0,
+          ...(this.#replicated ? { insert_quorum: 'auto', insert_quorum_parallel: 0 } : {}),
           insert_deduplicate: 1,
           insert_deduplication_token: tokenOf(run),
           // One block of the engine however long the run is: whole or not at all.
@@ -164,18 +176,45 @@ export class JournalStore {
 
   /** Where the stored chain ends. @throws JOURNAL_STORE_UNAVAILABLE, JOURNAL_MALFORMED */
   async head(): Promise<ChainHead> {
-    const question = { what: 'read the last entry', query: 'SELECT octets FROM journal_events ORDER BY sequence DESC LIMIT 1' };
+    const question = {
+      what: 'read the last entry',
+      query: `SELECT octets FROM journal_events ORDER BY sequence DESC LIMIT 1${this.#consistently}`,
+    };
     const last = (await octetRows(this.client, question, 1))[0]?.[0];
     return last === undefined ? emptyChain : { size: decodeEvent(last).sequence + 1, hash: hashEvent(last) };
   }
 
-  /** Origins of the last entries. @throws JOURNAL_STORE_UNAVAILABLE */
-  async lastOrigins(rows: number): Promise<Origin[]> {
+  /** Hash of an entry; undefined when it is not there. @throws JOURNAL_STORE_UNAVAILABLE */
+  async hashAt(sequence: number): Promise<Buffer | undefined> {
+    const question = {
+      what: 'read an entry',
+      query: `SELECT octets FROM journal_events WHERE sequence = ${sequence}${this.#consistently}`,
+    };
+    const octets = (await octetRows(this.client, question, 1))[0]?.[0];
+    return octets === undefined ? undefined : hashEvent(octets);
+  }
+
+  /** Origins of the entries from a number on: what came into the store before Redis knew of it. @throws JOURNAL_STORE_UNAVAILABLE */
+  async originsFrom(sequence: number): Promise<Origin[]> {
     return jsonRows<Origin>(this.client, {
       what: 'read where the last entries came from',
       query: `SELECT source, toFloat64(sourceMillis) AS millis, toFloat64(sourceNumber) AS number, sourceIndex AS index
-        FROM (SELECT * FROM journal_events ORDER BY sequence DESC LIMIT ${rows}) WHERE source != ''`,
+        FROM journal_events WHERE sequence >= ${sequence} AND source != '' ORDER BY sequence DESC LIMIT ${originsMax}${this.#consistently}`,
     });
+  }
+
+  /** Inserts into the table that the server works on now, also for clients that are gone. @throws JOURNAL_STORE_UNAVAILABLE */
+  async insertsUnderWay(): Promise<number> {
+    const rows = await jsonRows<{ n: string | number }>(this.client, {
+      what: 'look for inserts under way',
+      query: "SELECT count() AS n FROM system.processes WHERE query LIKE 'INSERT INTO journal_events%'",
+    });
+    return Number(rows[0]?.n ?? 0);
+  }
+
+  /** A replica that lags behind must not tell where the journal ends. */
+  get #consistently(): string {
+    return this.#replicated ? ' SETTINGS select_sequential_consistency = 1' : '';
   }
 
   async close(): Promise<void> {

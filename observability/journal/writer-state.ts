@@ -4,12 +4,15 @@
  * Three places know of the end of the chain: the store, the spool of this host, and this record. Together they say whether anything
  * is missing; a writer that began behind the wrong entry would split the journal in two, so it begins only when they agree.
  */
+import { readFileSync } from 'node:fs';
 import { z } from 'zod';
 import { SigilloError } from '../../config/errors.ts';
 import { journalKeys } from '../../queue/keys.ts';
 import type { RedisClient } from '../../queue/redis.ts';
 import { type ChainHead, emptyChain } from './chain.ts';
 import type { SourcePositions } from './spool.ts';
+
+const writeScript = readFileSync(new URL('../../queue/commands/writeJournalState-2.lua', import.meta.url), 'utf8');
 
 const hash = z.string().regex(/^[0-9a-f]{64}$/);
 const count = z.int().min(0);
@@ -42,8 +45,14 @@ export const readWriterState = async (redis: RedisClient): Promise<WriterState |
   }
 };
 
-export const writeWriterState = async (redis: RedisClient, state: WriterState): Promise<void> => {
-  await redis.set(journalKeys.state, JSON.stringify(state));
+/**
+ * Writes the record, if the lease is still this holder's. A writer that stood still, and believes to hold it, ends here: before it has
+ * removed anything from Redis that another one needs.
+ * @throws JOURNAL_LEASE_LOST
+ */
+export const writeWriterState = async (redis: RedisClient, holder: string, state: WriterState): Promise<void> => {
+  const written = await redis.eval(writeScript, 2, journalKeys.writer, journalKeys.state, holder, JSON.stringify(state));
+  if (written !== 1) throw new SigilloError('JOURNAL_LEASE_LOST');
 };
 
 /** What is known of the end of the chain. */
@@ -56,12 +65,26 @@ export interface KnownEnds {
   readonly spool: (ChainHead & { readonly first: number; readonly positions: SourcePositions }) | undefined;
   /** undefined: Redis knows nothing. */
   readonly state: WriterState | undefined;
+  /** Redis may have fallen back by a moment: it syncs once a second, or has replicas that take over. */
+  readonly stateMayBeOld: boolean;
 }
 
 export interface StartingPoint {
   readonly head: ChainHead;
   readonly positions: SourcePositions;
 }
+
+const isLater = (a: string, b: string): boolean => {
+  const [[aMillis = 0, aNumber = 0], [bMillis = 0, bNumber = 0]] = [a.split('-').map(Number), b.split('-').map(Number)];
+  return aMillis > bMillis || (aMillis === bMillis && aNumber > bNumber);
+};
+
+/** For each source the position that is further. */
+export const laterPositions = (one: SourcePositions, other: SourcePositions): SourcePositions => {
+  const all = { ...one };
+  for (const [source, id] of Object.entries(other)) if (isLater(id, all[source] ?? '0-0')) all[source] = id;
+  return all;
+};
 
 const hexOf = (head: ChainHead): string => Buffer.from(head.hash).toString('hex');
 
@@ -80,10 +103,11 @@ const checkSameChain = (known: readonly ChainHead[]): void => {
  * @throws JOURNAL_STORE_UNAVAILABLE when only the store can tell; JOURNAL_ELSEWHERE, JOURNAL_SHORTENED, JOURNAL_FORKED when to go on would
  * break the chain
  */
-export const startingPoint = ({ node, store, spool, state }: KnownEnds): StartingPoint => {
+export const startingPoint = ({ node, store, spool, state, stateMayBeOld }: KnownEnds): StartingPoint => {
   const recorded = state === undefined ? undefined : { size: state.size, hash: Buffer.from(state.hash, 'hex') };
   if (store === undefined) {
-    if (spool === undefined && recorded === undefined) {
+    // A spool alone may be what an outage long ago has left, and a record alone may be of a moment ago.
+    if (state === undefined || (stateMayBeOld && (spool === undefined || spool.size <= state.size))) {
       throw new SigilloError('JOURNAL_STORE_UNAVAILABLE', 'Only the store can tell where the journal ends.');
     }
     if (state !== undefined && state.inserting > Math.max(state.size, spool?.size ?? 0)) {

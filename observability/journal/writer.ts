@@ -10,15 +10,17 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { SigilloError } from '../../config/errors.ts';
 import type { RedisClient } from '../../queue/redis.ts';
 import { monotonicMs } from '../../queue/redis-clock.ts';
-import { type ChainHead, emptyChain, headBehind, type SealedEvent } from './chain.ts';
-import { decodeEvent, hashEvent } from './event-encoding.ts';
+import type { ChainHead, SealedEvent } from './chain.ts';
+import { within } from './deadline.ts';
 import type { EventDraft } from './events.ts';
 import { MerkleTree } from './merkle.ts';
+import { findStart, type Opening } from './opening.ts';
 import { type AppendedEvent, sealBlock } from './sealing.ts';
+import { shipSpool } from './shipping.ts';
 import { JournalSources, type SourceEntry } from './sources.ts';
-import type { SourcePositions, Spool } from './spool.ts';
-import { type JournalStore, noOrigin, type StoredEvent } from './store.ts';
-import { readWriterState, startingPoint, type WriterState, writeWriterState } from './writer-state.ts';
+import type { SourcePositions, Spool, SpoolBlock } from './spool.ts';
+import type { JournalStore, StoredEvent } from './store.ts';
+import { type WriterState, writeWriterState } from './writer-state.ts';
 
 /** Lines of the log and counters; the writer itself neither prints nor counts. */
 export interface WriterEvents {
@@ -27,12 +29,20 @@ export interface WriterEvents {
   storeFailed(error: unknown): void;
   storeBack(shipped: number): void;
   spoolFull(error: unknown): void;
+  /** Blocks of a writer that had lost the lease, which count for nothing. */
+  strayBlocks(folder: string): void;
 }
 
 export interface WriterOptions {
   readonly redis: RedisClient;
   /** Name of this host. */
   readonly node: string;
+  /** What the lease in Redis knows this process by. */
+  readonly holder: string;
+  /** See `KnownEnds`. */
+  readonly stateMayBeOld: boolean;
+  /** See `OpeningOptions`. */
+  readonly storeOutlivesWriters: boolean;
   /** How long this process is certain to be the only writer, in milliseconds. */
   readonly heldForMs: () => number;
   /** Opens the store, or gives the one that is open. @throws when it does not answer */
@@ -68,30 +78,25 @@ const blockOctetsMax = 64 * 1024 * 1024;
 
 const hasEnded = (): SigilloError => new SigilloError('JOURNAL_LEASE_LOST', 'The writer has ended.');
 
-const headOf = (entries: readonly Buffer[]): ChainHead => {
-  const last = entries.at(-1) as Buffer;
-  return { size: decodeEvent(last).sequence + 1, hash: hashEvent(last) };
-};
+/** Work that needs the store to be all of the journal, and to stay so. */
+interface ExclusiveWork {
+  readonly work: () => Promise<void>;
+  readonly done: () => void;
+  readonly failed: (error: Error) => void;
+}
 
-/** What the last block of the spool says. */
-const endOfSpool = async (spool: Spool) => {
-  const [first, last] = [spool.blocks[0], spool.blocks.at(-1)];
-  if (first === undefined || last === undefined) return undefined;
-  const { entries, positions } = await spool.read(last);
-  return { ...headOf(entries), first: first.first, positions };
-};
+/** Faults of the journal itself, which another try does not mend. */
+const isBroken = (error: unknown): error is SigilloError =>
+  error instanceof SigilloError &&
+  ['JOURNAL_FORKED', 'JOURNAL_SHORTENED', 'JOURNAL_SPOOL_DAMAGED', 'JOURNAL_LEASE_LOST'].includes(error.code);
 
-const withDeadline = async <T>(work: Promise<T>, ms: number): Promise<T> => {
-  const timer = new AbortController();
-  const late = delay(ms, undefined, { signal: timer.signal }).then(() => {
-    throw new SigilloError('JOURNAL_STORE_UNAVAILABLE', `It took longer than ${ms} ms.`);
-  });
+/** undefined when what Redis remembers is none: the store tells then. */
+const treeOf = ({ size, subtrees }: WriterState): MerkleTree | undefined => {
   try {
-    return await Promise.race([work, late]);
-  } finally {
-    timer.abort();
-    late.catch(() => undefined); // its end by the abort
-    work.catch(() => undefined); // what comes after the deadline is found out by asking the store
+    const hashes = subtrees.map((one) => Buffer.from(one, 'hex'));
+    return MerkleTree.resume(size, hashes);
+  } catch {
+    return undefined; // a writer that did not know the tree writes none
   }
 };
 
@@ -106,66 +111,48 @@ export class JournalWriter {
   #storeHead: ChainHead | undefined;
   #storeDown: boolean;
   #appended: AppendedEvent[] = [];
+  #works: ExclusiveWork[] = [];
   #foreign = 0;
   #ended = false;
+  /** Hashes of the blocks that were written while the tree was read from the store. */
+  #behindTree: Uint8Array[] | undefined;
+  /** Why it cannot go on, found beside the loop. */
+  #broken: SigilloError | undefined;
   /** One at a time: the loop that ships, or the block that waits for it. */
   #shipment: Promise<void> | undefined;
 
-  private constructor(
-    options: WriterOptions,
-    at: { head: ChainHead; storeHead: ChainHead | undefined; state: WriterState },
-    sources: JournalSources,
-  ) {
+  private constructor(options: WriterOptions, { head, storeHead, positions, state }: Opening, sources: JournalSources) {
     this.#options = options;
     this.#sources = sources;
-    this.#head = at.head;
-    this.#storeHead = at.storeHead;
-    this.#storeDown = at.storeHead === undefined;
-    this.#state = at.state;
-    this.#foreign = at.head.size;
+    this.#head = head;
+    this.#storeHead = storeHead;
+    this.#storeDown = storeHead === undefined;
+    const hash = Buffer.from(head.hash).toString('hex');
+    this.#state = { version: 1, size: head.size, hash, node: state?.node ?? '', positions, inserting: 0, subtrees: [] };
+    this.#foreign = head.size;
   }
 
-  /**
-   * Finds out where the journal ends. Only who holds the lease may call it.
-   * @throws JOURNAL_STORE_UNAVAILABLE, JOURNAL_ELSEWHERE, JOURNAL_SHORTENED, JOURNAL_FORKED, JOURNAL_SPOOL_DAMAGED, JOURNAL_SCHEMA
-   */
+  /** Finds out where the journal ends (opening.ts). Only who holds the lease may call it. @throws as `findStart` */
   static async open(options: WriterOptions): Promise<JournalWriter> {
-    const { redis, node, spool, block, on } = options;
-    let store: JournalStore | undefined;
-    let storeHead: ChainHead | undefined;
-    try {
-      store = await options.openStore();
-      storeHead = await withDeadline(store.head(), insertDeadlineMs);
-    } catch (error) {
-      if (!(error instanceof SigilloError) || error.code !== 'JOURNAL_STORE_UNAVAILABLE') throw error;
-      on.storeFailed(error);
-    }
-    const recorded = await readWriterState(redis);
-    const { head, positions } = startingPoint({ node, store: storeHead, spool: await endOfSpool(spool), state: recorded });
-    const known = store === undefined || storeHead === undefined ? [] : await store.lastOrigins(2 * block.rowsMax);
+    const { redis, on } = options;
+    const opening = await findStart(options);
     const sources = await JournalSources.open({
       redis,
-      positions,
-      known,
+      positions: opening.positions,
+      known: opening.known,
       onQuarantined: (origin, error) => on.quarantined(`${origin.source} ${origin.millis}-${origin.number}`, error),
     });
-    const hash = Buffer.from(head.hash).toString('hex');
-    const state: WriterState = { version: 1, size: head.size, hash, node: recorded?.node ?? '', positions, inserting: 0, subtrees: [] };
-    const writer = new JournalWriter(options, { head, storeHead, state }, sources);
-    await writer.#resumeTree(recorded);
+    const writer = new JournalWriter(options, opening, sources);
+    await writer.#resumeTree(opening.state);
     return writer;
   }
 
-  /** The tree as Redis remembers it, and the entries behind it from the spool; else from the store. */
+  /** The tree as Redis remembers it; else from the store. */
   async #resumeTree(recorded: WriterState | undefined): Promise<void> {
     const { size } = this.#head;
     if (size === 0) this.#tree = new MerkleTree();
-    else if (recorded?.size === size && recorded.subtrees.length > 0) {
-      this.#tree = MerkleTree.resume(
-        size,
-        recorded.subtrees.map((one) => Buffer.from(one, 'hex')),
-      );
-    } else if (this.#storeHead?.size === size) this.#tree = await this.#options.resumeTree(size);
+    else if (recorded?.size === size) this.#tree = treeOf(recorded);
+    if (this.#tree === undefined && this.#storeHead?.size === size) this.#tree = await this.#options.resumeTree(size);
   }
 
   get head(): ChainHead {
@@ -194,6 +181,17 @@ export class JournalWriter {
     });
   }
 
+  /**
+   * Runs work between two blocks, when the store has all of the journal: nothing comes into it meanwhile.
+   * @throws when the writer ended before, or what the work throws
+   */
+  exclusively(work: () => Promise<void>): Promise<void> {
+    if (this.#ended) return Promise.reject(hasEnded());
+    return new Promise((resolve, reject) => {
+      this.#works.push({ work, done: resolve, failed: reject });
+    });
+  }
+
   /** Writes until the signal, then finishes the block under way. @throws when it cannot go on */
   async run(signal: AbortSignal): Promise<void> {
     const ending = new AbortController();
@@ -207,14 +205,28 @@ export class JournalWriter {
       for (let drained = false; !drained; ) {
         const entries = await this.#collect(signal);
         if (entries.length > 0 || this.#appended.length > 0) await this.#commit(entries, signal);
+        await this.#workExclusively();
         drained = signal.aborted && (entries.length === 0 || untilMs() > drainMsMax);
       }
     } finally {
       ending.abort();
-      await shipping;
       this.#ended = true;
-      for (const { failed } of this.#appended) failed(hasEnded());
+      for (const { failed } of [...this.#appended, ...this.#works]) failed(hasEnded());
       this.#appended = [];
+      this.#works = [];
+      await shipping;
+    }
+  }
+
+  get #storeHasAll(): boolean {
+    return !this.#storeDown && this.#storeHead?.size === this.#head.size;
+  }
+
+  async #workExclusively(): Promise<void> {
+    if (!this.#storeHasAll) return;
+    for (const { work, done, failed } of this.#works.splice(0)) {
+      this.#checkLease();
+      await work().then(done, failed);
     }
   }
 
@@ -235,21 +247,33 @@ export class JournalWriter {
       }
       if (firstAtMs === undefined && (entries.length > 0 || this.#appended.length > 0)) firstAtMs = monotonicMs();
       const old = firstAtMs !== undefined && monotonicMs() - firstAtMs >= ageMs;
-      if (old || rows >= rowsMax || octets >= blockOctetsMax || signal.aborted) return collected;
+      const enough = old || rows >= rowsMax || octets >= blockOctetsMax;
+      if (enough || signal.aborted || (this.#works.length > 0 && collected.length === 0 && this.#storeHasAll)) return collected;
       if (entries.length === 0) await delay(Math.min(pollMs, ageMs));
     }
   }
 
   async #commit(entries: readonly SourceEntry[], signal: AbortSignal): Promise<void> {
     const positions = this.#sources.positions;
-    const { block, head, unfit, settle } = sealBlock(this.#head, entries, this.#appended);
+    const appended = this.#appended;
     this.#appended = [];
-    for (const [origin, error] of unfit) this.#options.on.quarantined(origin, error);
-    if (block.length > 0) await this.#makeDurable(block, head, positions, signal);
-    else await this.#sources.trim(positions);
-    for (const done of settle) done();
+    try {
+      const { block, head, unfit, settle } = sealBlock(this.#head, entries, appended);
+      for (const [origin, error] of unfit) this.#options.on.quarantined(origin, error);
+      if (block.length > 0) await this.#makeDurable(block, head, positions, signal);
+      else await this.#sources.trim(positions);
+      for (const done of settle) done();
+      this.#told(entries, block.length);
+    } catch (error) {
+      // Whoever waits for one of them would wait for ever.
+      for (const { failed } of appended) failed(error as Error);
+      throw error;
+    }
+  }
+
+  #told(entries: readonly SourceEntry[], sealed: number): void {
     const oldest = entries[0]?.origin.millis;
-    this.#options.on.sealed(block.length, oldest === undefined ? 0 : Math.max(0, (Date.now() - oldest) / 1_000));
+    this.#options.on.sealed(sealed, oldest === undefined ? 0 : Math.max(0, (Date.now() - oldest) / 1_000));
   }
 
   async #makeDurable(block: readonly StoredEvent[], head: ChainHead, positions: SourcePositions, signal: AbortSignal): Promise<void> {
@@ -260,27 +284,38 @@ export class JournalWriter {
       place = await this.#keep(block, head, positions, signal);
     }
     const stored = place === 'store';
-    for (const { hash, event } of block) {
-      this.#tree?.append(hash);
-      if (!event.kind.startsWith('journal.') && event.actor !== journalClient) this.#foreign += 1;
-    }
-    this.#head = head;
-    if (stored) this.#storeHead = head;
-    this.#state = {
+    const tree = this.#tree === undefined ? undefined : MerkleTree.resume(this.#tree.size, this.#tree.subtrees);
+    for (const { hash } of block) tree?.append(hash);
+    const state: WriterState = {
       version: 1,
       size: head.size,
       hash: Buffer.from(head.hash).toString('hex'),
       node: stored ? '' : this.#options.node,
       positions: { ...positions },
       inserting: 0,
-      subtrees: this.#tree?.subtrees.map((one) => Buffer.from(one).toString('hex')) ?? [],
+      subtrees: tree?.subtrees.map((one) => Buffer.from(one).toString('hex')) ?? [],
     };
-    await writeWriterState(this.#options.redis, this.#state);
+    // Only who still holds the lease comes past this; and only what is past it may be seen, signed or removed from Redis.
+    await this.#writeState(state).catch(async (error: unknown) => {
+      if (isBroken(error) && typeof place === 'object') await this.#options.spool.removeNewest(place);
+      throw error;
+    });
+    this.#head = head;
+    this.#tree = tree;
+    this.#behindTree?.push(...block.map(({ hash }) => hash));
+    this.#foreign += block.filter(({ event }) => !event.kind.startsWith('journal.') && event.actor !== journalClient).length;
     if (stored) {
+      this.#storeHead = head;
       this.#options.onStored(block);
       await this.#options.spool.clear();
     }
     await this.#sources.trim(positions);
+  }
+
+  async #writeState(state: WriterState): Promise<void> {
+    // At once: what is written next must not bring back what this one has left behind.
+    this.#state = state;
+    await writeWriterState(this.#options.redis, this.#options.holder, state);
   }
 
   /** Tries once to make a block durable. @throws when there is no place for it and the writer is to stop, or it is no longer the only one */
@@ -289,18 +324,20 @@ export class JournalWriter {
     head: ChainHead,
     positions: SourcePositions,
     signal: AbortSignal,
-  ): Promise<'store' | 'spool' | 'nowhere'> {
+  ): Promise<'store' | SpoolBlock | 'nowhere'> {
     this.#checkLease();
     // The last blocks of an outage go first. Shipped here, because under full load there may never be a moment between two blocks.
     if (!this.#storeDown && this.#storeHead?.size !== this.#head.size) await this.#shipOnce(signal);
-    if (!this.#storeDown && this.#storeHead?.size === this.#head.size && (await this.#store(block, head))) return 'store';
+    if (this.#broken !== undefined) throw this.#broken;
+    // An insert that nobody waited for any more may have been done after all.
+    if (this.#storeHead?.size === head.size && Buffer.compare(this.#storeHead.hash, head.hash) === 0) return 'store';
+    if (this.#storeHasAll && (await this.#store(block, head))) return 'store';
     try {
-      await this.#options.spool.append(
+      return await this.#options.spool.append(
         this.#head.size,
         block.map(({ octets }) => octets),
         positions,
       );
-      return 'spool';
     } catch (error) {
       if (!(error instanceof SigilloError) || error.code !== 'JOURNAL_SPOOL_FULL' || signal.aborted) throw error;
       this.#options.on.spoolFull(error);
@@ -310,11 +347,12 @@ export class JournalWriter {
 
   /** @returns false when the store did not take it, or nobody knows */
   async #store(block: readonly StoredEvent[], head: ChainHead): Promise<boolean> {
-    // Who takes over while the store is away must know that the block may be there.
-    await writeWriterState(this.#options.redis, { ...this.#state, inserting: head.size });
+    // Who takes over must know that the block may be there; and who has lost the lease ends here.
+    await this.#writeState({ ...this.#state, inserting: head.size });
+    const late = new AbortController();
     try {
-      const store = await this.#options.openStore();
-      await withDeadline(store.insert(block), insertDeadlineMs);
+      const store = await within(insertDeadlineMs, this.#options.openStore());
+      await within(insertDeadlineMs, store.insert(block, late.signal), () => late.abort());
       return true;
     } catch (error) {
       this.#storeDown = true;
@@ -324,23 +362,26 @@ export class JournalWriter {
   }
 
   #checkLease(): void {
+    if (this.#broken !== undefined) throw this.#broken;
     if (this.#options.heldForMs() < leaseMarginMs) throw new SigilloError('JOURNAL_LEASE_LOST');
   }
 
-  /** Brings what is in the spool into the store whenever that answers. */
+  /** Brings what is in the spool into the store whenever that answers, and makes the tree when only the store can tell it. */
   async #ship(signal: AbortSignal): Promise<void> {
     while (!signal.aborted) {
-      if (this.#storeDown || this.#storeHead?.size !== this.#head.size) await this.#shipOnce(signal);
+      if (!this.#storeHasAll) await this.#shipOnce(signal);
+      if (this.#tree === undefined && !this.#storeDown) await this.#treeFromStore();
       await delay(retryMs, undefined, { signal }).catch(() => undefined); // its end by the abort
     }
   }
 
-  /** It never fails: a store that does not answer is asked again. */
+  /** It never fails: a store that does not answer is asked again, and a fault of the journal ends the loop. */
   async #shipOnce(signal: AbortSignal): Promise<void> {
     this.#shipment ??= this.#shipAll(signal)
       .catch((error: unknown) => {
         this.#storeDown = true;
-        this.#options.on.storeFailed(error);
+        if (isBroken(error)) this.#broken = error;
+        else this.#options.on.storeFailed(error);
       })
       .finally(() => {
         this.#shipment = undefined;
@@ -349,53 +390,49 @@ export class JournalWriter {
   }
 
   async #shipAll(signal: AbortSignal): Promise<void> {
-    const { spool } = this.#options;
-    const store = await this.#options.openStore();
-    let at = await withDeadline(store.head(), insertDeadlineMs);
-    const before = at.size;
-    while (at.size < this.#head.size) {
-      if (signal.aborted) return;
-      this.#checkLease();
-      const file = spool.blocks.find(({ first, count }) => first <= at.size && at.size < first + count);
-      if (file === undefined) throw new SigilloError('JOURNAL_SHORTENED', `Entry ${at.size} is neither in the store nor in the spool.`);
-      const block = followedBlock(at, (await spool.read(file)).entries);
-      await withDeadline(store.insert(block), 4 * insertDeadlineMs);
-      this.#options.onStored(block);
-      at = headBehind(block.at(-1) as SealedEvent);
-      this.#storeHead = at;
-      await spool.removeOldest();
-    }
+    const { spool, openStore, onStored } = this.#options;
+    const { at, entries } = await shipSpool(
+      {
+        spool,
+        openStore,
+        head: () => this.#head,
+        checkLease: () => this.#checkLease(),
+        shipped: (block, end) => {
+          this.#storeHead = end;
+          onStored(block);
+        },
+      },
+      signal,
+    );
+    if (signal.aborted) return;
     this.#storeHead = at;
     this.#storeDown = false;
-    if (this.#tree === undefined && at.size === this.#head.size) await this.#treeFromStore(at.size);
+    if (entries > 0) this.#options.on.storeBack(entries);
     await this.#sayShipped(at);
-    if (at.size > before) this.#options.on.storeBack(at.size - before);
   }
 
-  /** Blocks may be written meanwhile: then it is made again at the next turn. */
-  async #treeFromStore(size: number): Promise<void> {
-    const tree = await this.#options.resumeTree(size);
-    if (this.#head.size === size) this.#tree = tree;
+  /** Blocks that are written meanwhile are put behind it. */
+  async #treeFromStore(): Promise<void> {
+    const size = this.#storeHead?.size;
+    if (size !== this.#head.size) return;
+    this.#behindTree = [];
+    try {
+      const tree = await this.#options.resumeTree(size);
+      for (const hash of this.#behindTree) tree.append(hash);
+      this.#tree = tree;
+    } catch (error) {
+      this.#options.on.storeFailed(error);
+    } finally {
+      this.#behindTree = undefined;
+    }
   }
 
   /** Another host may take over from now on: nothing is left here that it would need. */
   async #sayShipped(at: ChainHead): Promise<void> {
     if (this.#state.node === '' || this.#state.size !== at.size || this.#head.size !== at.size) return;
-    this.#state = { ...this.#state, node: '' };
-    await writeWriterState(this.#options.redis, this.#state);
+    await this.#writeState({ ...this.#state, node: '' });
   }
 }
 
 /** Client name under which the journal has its checkpoints stamped; no client can have it, because of the blank. */
 export const journalClient = 'sigillo journal';
-
-/** The entries of a spooled block that the store does not have. @throws JOURNAL_FORKED when they were made behind others */
-const followedBlock = (at: ChainHead, entries: readonly Buffer[]): StoredEvent[] => {
-  const block = entries
-    .map((octets): StoredEvent => ({ event: decodeEvent(octets), octets, hash: hashEvent(octets), origin: noOrigin }))
-    .filter(({ event }) => event.sequence >= at.size);
-  if (at.size > 0 && Buffer.compare(block[0]?.event.previous ?? emptyChain.hash, at.hash) !== 0) {
-    throw new SigilloError('JOURNAL_FORKED', `Store and spool have different entries ${at.size - 1}.`);
-  }
-  return block;
-};

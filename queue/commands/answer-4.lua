@@ -22,9 +22,10 @@ if redis.call('XACK', KEYS[1], ARGV[1], ARGV[2]) == 0 then
   return 0
 end
 redis.call('XDEL', KEYS[1], ARGV[2])
+-- The journal first: a script that fails in the middle is not undone, and then nothing was answered.
+redis.call('XADD', KEYS[3], '*', 'b', ARGV[4])
 redis.call('XADD', KEYS[2], '*', 'n', ARGV[3], 'b', ARGV[4])
 redis.call('PEXPIRE', KEYS[2], ARGV[5])
-redis.call('XADD', KEYS[3], '*', 'b', ARGV[4])
 for i = 6, #ARGV, 2 do
   redis.call('HINCRBY', KEYS[4], ARGV[i], ARGV[i + 1])
 end

@@ -1,7 +1,7 @@
 -- Every entry of the journal, whole: `octets` is the entry as it was sealed (docs/journal.md), and the only column that counts.
 -- The others repeat parts of it to be searched by. Measured with P-256 stamps: 158 bytes a row on disk, 155 of them `octets`; with
 -- ZSTD at 6 as at 1, which costs a third of the CPU time.
-CREATE TABLE journal_events
+CREATE TABLE IF NOT EXISTS journal_events
 (
     sequence UInt64 CODEC(Delta, ZSTD(3)),
     unixMicros UInt64 CODEC(Delta, ZSTD(3)),
@@ -36,11 +36,13 @@ PARTITION BY (retention, toYYYYMM(fromUnixTimestamp64Micro(toInt64(unixMicros), 
 ORDER BY sequence
 -- A block that is sent again is stored once: its token is remembered for so many blocks.
 -- Blocks for compression of 64 KB instead of 1 MB: as many buffers as columns and merges take 50 MB less.
-SETTINGS non_replicated_deduplication_window = 10000, max_compress_block_size = 65536, min_compress_block_size = 65536;
+-- A block is on the disk when its insert is answered, because Redis forgets it then. Merges need no sync: what was merged stays for
+-- eight minutes, and is taken again when the result is broken.
+SETTINGS non_replicated_deduplication_window = 10000, fsync_after_insert = 1, fsync_part_directory = 1, max_compress_block_size = 65536, min_compress_block_size = 65536;
 
 -- Perfect subtrees of the Merkle tree at levels 8, 16, 24 and so on: one hash for 256 of the level below. Proofs are made from
 -- them and at most 256 entries. They can be made again from the entries at any time.
-CREATE TABLE journal_tree
+CREATE TABLE IF NOT EXISTS journal_tree
 (
     level UInt8,
     number UInt64 CODEC(Delta, ZSTD(3)),
@@ -51,7 +53,7 @@ ENGINE = ReplacingMergeTree
 ORDER BY (level, number);
 
 -- What stays of an entry whose time of retention is over: with its hash, chain and tree still hold.
-CREATE TABLE journal_expired
+CREATE TABLE IF NOT EXISTS journal_expired
 (
     sequence UInt64 CODEC(Delta, ZSTD(3)),
     partition LowCardinality(String),
@@ -59,11 +61,13 @@ CREATE TABLE journal_expired
     hash String DEFAULT base64Decode(hashBase64) CODEC(NONE)
 )
 ENGINE = ReplacingMergeTree
-ORDER BY sequence;
+ORDER BY sequence
+-- On the disk before the entries go.
+SETTINGS fsync_after_insert = 1, fsync_part_directory = 1;
 
 -- What could not be read: the octets are in the entries, so that they are as safe from change as the rest.
-CREATE VIEW journal_quarantine AS
+CREATE VIEW IF NOT EXISTS journal_quarantine AS
 SELECT sequence, unixMicros, node, subject, octets FROM journal_events WHERE retention = 'certificate' AND kind = 'journal.quarantined';
 
-CREATE VIEW journal_checkpoints AS
+CREATE VIEW IF NOT EXISTS journal_checkpoints AS
 SELECT sequence, unixMicros, toUInt64(subject) AS size, octets FROM journal_events WHERE retention = 'certificate' AND kind = 'journal.checkpoint';

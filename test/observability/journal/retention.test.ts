@@ -34,7 +34,7 @@ describe('expiry', () => {
     await storeFrom(journal.size - 1);
   };
   const expire = (now: string, appending = append): Promise<string[]> =>
-    expirePartitions({ client, months, now: () => new Date(now), append: appending });
+    expirePartitions({ client, months, now: () => new Date(now), append: appending, exclusively: (work) => work() });
   const rows = async (where: string): Promise<number> => {
     const result = await client.query({ query: `SELECT count() AS n FROM journal_events WHERE ${where}`, format: 'JSONEachRow' });
     return Number((await result.json<{ n: string }>())[0]?.n);
@@ -105,6 +105,22 @@ describe('expiry', () => {
     journal.append(journal.checkpoint());
     await storeFrom(journal.size - 1);
     assert.equal((await verify('2027-01-20T00:00:00Z')).kind, 'valid');
+  });
+
+  test('an event of that month that comes between its event and its end is not lost', async () => {
+    const late = async (draft: EventDraft): Promise<void> => {
+      await append(draft);
+      const micros = journal.unixMicros;
+      journal.append({ kind: 'service.stopped', detail: { reason: 'late' }, unixMicros: started.getTime() * 1_000 } as never);
+      journal.unixMicros = micros;
+      journal.stopped('the newest');
+      await storeFrom(journal.size - 2);
+    };
+    assert.deepEqual(await expire('2026-08-01T00:00:00Z', late), []);
+    assert.equal(await missingEntries(client, journal.size), 0);
+    assert.deepEqual(await expire('2026-08-01T00:00:00Z'), ['service-202601']);
+    assert.equal(await missingEntries(client, journal.size), 0);
+    assert.equal(await rows("kind = 'journal.expired'"), 2);
   });
 
   test('the newest entry stays, however old: it says where the journal ends', async () => {

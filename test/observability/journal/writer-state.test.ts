@@ -18,7 +18,14 @@ const stateAt = (size: number, more: Partial<WriterState> = {}): WriterState => 
   ...more,
 });
 
-const ends = (some: Partial<KnownEnds>): KnownEnds => ({ node: 'here', store: undefined, spool: undefined, state: undefined, ...some });
+const ends = (some: Partial<KnownEnds>): KnownEnds => ({
+  node: 'here',
+  store: undefined,
+  spool: undefined,
+  state: undefined,
+  stateMayBeOld: false,
+  ...some,
+});
 
 describe('where a writer goes on', () => {
   const begins = (name: string, some: Partial<KnownEnds>, size: number, at: Record<string, string> = {}): void => {
@@ -51,8 +58,20 @@ describe('where a writer goes on', () => {
   begins('the store is away, and the last block went into the spool', { spool: spoolTo(5, 9), state: stateAt(5, { inserting: 9 }) }, 9, {
     stream: '8-0',
   });
-  begins('the store is away, Redis is empty', { spool: spoolTo(5, 9) }, 9, { stream: '8-0' });
 
+  begins(
+    'the store is away, and Redis may have forgotten a moment, but the spool is ahead',
+    { spool: spoolTo(5, 9), state: stateAt(5), stateMayBeOld: true },
+    9,
+    { stream: '8-0' },
+  );
+
+  refuses(
+    'the store is away, and Redis may have forgotten a moment',
+    { state: stateAt(5), stateMayBeOld: true },
+    'JOURNAL_STORE_UNAVAILABLE',
+  );
+  refuses('the store is away, and Redis is empty: the spool may be of long ago', { spool: spoolTo(5, 9) }, 'JOURNAL_STORE_UNAVAILABLE');
   refuses('the store is away, and nobody else knows', {}, 'JOURNAL_STORE_UNAVAILABLE');
   refuses('the store is away, and may have what was under way', { state: stateAt(5, { inserting: 9 }) }, 'JOURNAL_STORE_UNAVAILABLE');
   refuses('entries are in the spool of another host', { store: headAt(5), state: stateAt(9, { node: 'there' }) }, 'JOURNAL_ELSEWHERE');

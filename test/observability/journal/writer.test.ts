@@ -1,10 +1,10 @@
 import assert from 'node:assert/strict';
 import { randomBytes } from 'node:crypto';
-import { rmSync } from 'node:fs';
+import { cpSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, afterEach, before, beforeEach, describe, test } from 'node:test';
 import { SigilloError } from '../../../config/errors.ts';
-import { type ChainHead, emptyChain, followChain, headBehind } from '../../../observability/journal/chain.ts';
+import { type ChainHead, emptyChain, followChain, headBehind, sealEvent } from '../../../observability/journal/chain.ts';
 import { embeddedClient } from '../../../observability/journal/clickhouse.ts';
 import { encodeDrafts } from '../../../observability/journal/draft-block.ts';
 import type { EventDraft, JournalEvent } from '../../../observability/journal/events.ts';
@@ -23,7 +23,9 @@ import { until } from '../../support/until.ts';
 import { draftOf } from './fixtures.ts';
 
 const lane = laneKeys('timestamp').journal;
+const codeOf = (error: unknown): string | undefined => (error instanceof SigilloError ? error.code : undefined);
 const node = 'node-1';
+const holder = 'writer-1';
 
 const answerOf = (serial: Buffer, outcome: (typeof stampOutcomes)[number] = 'granted'): DecodedStampAnswer => ({
   id: 1,
@@ -61,17 +63,25 @@ describe('the writer of the journal', { skip: redisServerMissing() }, () => {
   /** Stands between the writer and the store. */
   let insert: (block: readonly StoredEvent[]) => Promise<void>;
   let storeAway = false;
+  let resumeTree: (size: number) => Promise<MerkleTree>;
   let heldForMs = 60_000;
   let spoolOctetsMax = 10_000_000;
 
-  beforeEach(async () => {
+  /** But for the lease, which a running process would take again at once. */
+  const emptyRedis = async (): Promise<void> => {
     await redis.flushall();
+    await redis.set(journalKeys.writer, holder);
+  };
+
+  beforeEach(async () => {
+    await emptyRedis();
     await store.client.command({ query: 'TRUNCATE TABLE journal_events' });
     rmSync(spoolFolder, { recursive: true, force: true });
     said.length = 0;
     issued = [];
     insert = (block) => store.insert(block);
     storeAway = false;
+    resumeTree = treeOf;
     heldForMs = 60_000;
     spoolOctetsMax = 10_000_000;
   });
@@ -85,7 +95,8 @@ describe('the writer of the journal', { skip: redisServerMissing() }, () => {
   const storeBetween = {
     head: async () => (storeAway ? away() : store.head()),
     insert: async (block: readonly StoredEvent[]) => (storeAway ? away() : insert(block)),
-    lastOrigins: (rows: number) => store.lastOrigins(rows),
+    hashAt: (sequence: number) => store.hashAt(sequence),
+    originsFrom: (sequence: number) => store.originsFrom(sequence),
   } as unknown as JournalStore;
   const treeOf = async (size: number): Promise<MerkleTree> => {
     const tree = new MerkleTree();
@@ -102,11 +113,14 @@ describe('the writer of the journal', { skip: redisServerMissing() }, () => {
     JournalWriter.open({
       redis,
       node,
+      holder,
+      stateMayBeOld: false,
+      storeOutlivesWriters: false,
       heldForMs: () => heldForMs,
       openStore: async () => (storeAway ? away() : storeBetween),
       spool: await Spool.open(spoolFolder, spoolOctetsMax),
       block: { rowsMax: 50, ageMs: 5 },
-      resumeTree: treeOf,
+      resumeTree: (size) => resumeTree(size),
       onStored: () => undefined,
       on: {
         sealed: () => undefined,
@@ -114,6 +128,7 @@ describe('the writer of the journal', { skip: redisServerMissing() }, () => {
         storeFailed: () => said.push('store failed'),
         storeBack: (shipped) => said.push(`store back ${shipped}`),
         spoolFull: () => said.push('spool full'),
+        strayBlocks: () => said.push('stray blocks'),
       },
     });
   const start = async (): Promise<JournalWriter> => {
@@ -122,6 +137,7 @@ describe('the writer of the journal', { skip: redisServerMissing() }, () => {
     running = { stop: stopping, ended: writer.run(stopping.signal).catch((error: unknown) => error) };
     return writer;
   };
+  const sizeOf = (writer: JournalWriter): number | undefined => writer.snapshot?.size;
   const stop = async (): Promise<unknown> => {
     const { stop: stopping, ended } = running ?? {};
     running = undefined;
@@ -196,7 +212,7 @@ describe('the writer of the journal', { skip: redisServerMissing() }, () => {
     await answer(5, 1);
     await untilStored(6);
     await stop();
-    await redis.flushall();
+    await emptyRedis();
     await answer(2);
     await start();
     await untilStored(8);
@@ -353,8 +369,7 @@ describe('the writer of the journal', { skip: redisServerMissing() }, () => {
     await untilStored(2);
     heldForMs = 10;
     await answer(2);
-    const ended = (await running?.ended) as SigilloError;
-    assert.equal(ended.code, 'JOURNAL_LEASE_LOST');
+    assert.equal(codeOf(await running?.ended), 'JOURNAL_LEASE_LOST');
     assert.equal(writer.head.size, 2);
     assert.equal((await store.head()).size, 2);
     heldForMs = 60_000;
@@ -373,6 +388,159 @@ describe('the writer of the journal', { skip: redisServerMissing() }, () => {
     await assert.rejects(writer.append(draftOf('service.logStarted', { optional: true })), { code: 'JOURNAL_LEASE_LOST' });
   });
 
+  test('who waits for an event of a block that fails is told', async () => {
+    insert = async () => {
+      await redis.set(journalKeys.writer, 'writer-2');
+      away();
+    };
+    const writer = await start();
+    const waiting = writer.append(draftOf('service.logStarted', { optional: true }));
+    await assert.rejects(waiting, { code: 'JOURNAL_LEASE_LOST' });
+    assert.equal(codeOf(await running?.ended), 'JOURNAL_LEASE_LOST');
+  });
+
+  test('a writer that lost the lease while it waited for the store changes nothing that another one needs', async () => {
+    await start();
+    await answer(2);
+    await untilStored(2);
+    const recorded = await redis.get(journalKeys.state);
+    // As one that stood still: by its own clock it has the lease, and Redis has given it to another.
+    insert = async () => {
+      await redis.set(journalKeys.writer, 'writer-2');
+      away();
+    };
+    await answer(3);
+    assert.equal(codeOf(await running?.ended), 'JOURNAL_LEASE_LOST');
+    running = undefined;
+    assert.equal((await Spool.open(spoolFolder, 1_000_000)).blocks.length, 0, 'what it spooled is taken back');
+    const { inserting, ...state } = JSON.parse((await redis.get(journalKeys.state)) as string);
+    assert.deepEqual(state, (({ inserting: _, ...rest }) => rest)(JSON.parse(recorded as string)));
+    assert.equal(inserting, 5);
+    assert.equal(await waiting(), 1, 'what it had read is still in Redis');
+    await redis.set(journalKeys.writer, holder);
+    insert = (block) => store.insert(block);
+    await start();
+    await untilStored(5);
+    await stop();
+    await assertComplete(0);
+  });
+
+  test('blocks that a writer without the lease left in the spool are set aside, not shipped', async () => {
+    await start();
+    await answer(2);
+    await untilStored(2);
+    await stop();
+    const spool = await Spool.open(spoolFolder, 1_000_000);
+    const stray = sealEvent({ size: 1, hash: Buffer.alloc(32, 9) }, draftOf('service.logStarted', { optional: true }));
+    await spool.append(1, [stray.octets], {});
+    await start();
+    await answer(2);
+    await untilStored(4);
+    await stop();
+    assert.deepEqual(said, ['stray blocks']);
+    await assertComplete(0);
+    rmSync(`${spoolFolder}-stray`, { recursive: true });
+  });
+
+  test('a block that an outage left in the spool does not stand in the way of the next outage', async () => {
+    const first = await start();
+    await answer(2);
+    await untilStored(2);
+    storeAway = true;
+    await answer(2);
+    await until('it is spooled', () => first.head.size === 4);
+    storeAway = false;
+    await untilStored(4);
+    await stop();
+    // Written by another host meanwhile: this one's spool is of long ago.
+    const behind = join(folder.path, 'spool-kept');
+    cpSync(spoolFolder, behind, { recursive: true });
+    await start();
+    await answer(2);
+    await untilStored(6);
+    await stop();
+    cpSync(behind, spoolFolder, { recursive: true });
+    const second = await start();
+    storeAway = true;
+    await answer(2);
+    await until('it is spooled again', () => second.head.size === 8);
+    storeAway = false;
+    await untilStored(8);
+    await stop();
+    await assertComplete(0);
+  });
+
+  test('a crash between store and record, after a block of many entries: nothing is there twice', async () => {
+    for (let i = 0; i < 16; i += 1) await answer(60);
+    insert = async (block) => {
+      await store.insert(block);
+      // As kill -9 would: the record in Redis is of before.
+      await redis.quit();
+      away();
+    };
+    await start();
+    await until('all is stored', async () => (await store.head()).size === 960);
+    assert.ok((await stop()) instanceof Error);
+    redis = server.connect();
+    rmSync(spoolFolder, { recursive: true, force: true });
+    insert = (block) => store.insert(block);
+    await start();
+    await answer(1);
+    await untilStored(961);
+    await stop();
+    await assertComplete(0);
+  });
+
+  test('the tree is read from the store while blocks are written, and is the right one', async () => {
+    await start();
+    await answer(5);
+    await untilStored(5);
+    storeAway = true;
+    await answer(5);
+    await until('it is spooled', async () => (await waiting()) === 0);
+    await stop();
+    const record = JSON.parse((await redis.get(journalKeys.state)) as string);
+    await redis.set(journalKeys.state, JSON.stringify({ ...record, subtrees: [] }));
+    let slow = Promise.withResolvers<void>();
+    resumeTree = async (size) => {
+      await slow.promise;
+      return treeOf(size);
+    };
+    const writer = await start();
+    assert.equal(sizeOf(writer), undefined);
+    storeAway = false;
+    await untilStored(10);
+    await answer(3);
+    await untilStored(13);
+    slow.resolve();
+    await until('the tree is known', () => writer.snapshot?.size === 13);
+    await stop();
+    slow = Promise.withResolvers();
+    assert.deepEqual(Buffer.from(writer.snapshot?.root as Uint8Array), Buffer.from((await treeOf(13)).root()));
+  });
+
+  test('work that needs the store for itself runs between blocks, when the store has all', async () => {
+    const writer = await start();
+    storeAway = true;
+    await answer(2);
+    await until('it is spooled', () => writer.head.size === 2);
+    let stored = -1;
+    const done = writer.exclusively(async () => {
+      stored = (await store.head()).size;
+    });
+    await answer(2);
+    await until('it is spooled', () => writer.head.size === 4);
+    assert.equal(stored, -1);
+    storeAway = false;
+    await done;
+    assert.equal(stored, 4);
+    await stop();
+    await assert.rejects(
+      writer.exclusively(async () => undefined),
+      { code: 'JOURNAL_LEASE_LOST' },
+    );
+  });
+
   test('a store that lost entries, and one with another entry: nothing is written', async () => {
     await start();
     await answer(5);
@@ -380,7 +548,7 @@ describe('the writer of the journal', { skip: redisServerMissing() }, () => {
     await stop();
     await store.client.command({ query: 'ALTER TABLE journal_events DELETE WHERE sequence >= 3 SETTINGS mutations_sync = 1' });
     await assert.rejects(open(), { code: 'JOURNAL_SHORTENED' });
-    await redis.flushall();
+    await emptyRedis();
     const writer = await open();
     assert.equal(writer.head.size, 3, 'who empties the record accepts the loss');
   });

@@ -1,0 +1,101 @@
+/** How a writer finds out where the journal ends, before it writes anything. */
+import { setTimeout as delay } from 'node:timers/promises';
+import { SigilloError } from '../../config/errors.ts';
+import type { RedisClient } from '../../queue/redis.ts';
+import type { ChainHead } from './chain.ts';
+import { within } from './deadline.ts';
+import { decodeEvent, hashEvent } from './event-encoding.ts';
+import type { SourcePositions, Spool } from './spool.ts';
+import type { JournalStore, Origin } from './store.ts';
+import { laterPositions, readWriterState, type StartingPoint, startingPoint, type WriterState } from './writer-state.ts';
+
+export interface OpeningOptions {
+  readonly redis: RedisClient;
+  readonly node: string;
+  readonly openStore: () => Promise<JournalStore>;
+  readonly spool: Spool;
+  readonly stateMayBeOld: boolean;
+  /** The store lives on when a writer dies: an insert that it sent may still be under way. */
+  readonly storeOutlivesWriters: boolean;
+  readonly on: { storeFailed(error: unknown): void; strayBlocks(folder: string): void };
+}
+
+export interface Opening extends StartingPoint {
+  /** undefined: the store does not answer. */
+  readonly storeHead: ChainHead | undefined;
+  readonly state: WriterState | undefined;
+  /** Events behind the positions that are in the store nevertheless. */
+  readonly known: readonly Origin[];
+}
+
+const storeDeadlineMs = 5_000;
+/** An insert takes milliseconds; one that a server works on for so long is given up by it. */
+const insertsPatienceMs = 30_000;
+const lookMs = 300;
+
+/** What the last block of the spool says. */
+const endOfSpool = async (spool: Spool) => {
+  const [first, last] = [spool.blocks[0], spool.blocks.at(-1)];
+  if (first === undefined || last === undefined) return undefined;
+  const { entries, positions } = await spool.read(last);
+  const octets = entries.at(-1) as Buffer;
+  return { size: decodeEvent(octets).sequence + 1, hash: hashEvent(octets), first: first.first, positions };
+};
+
+/** The head, when nothing can come behind it any more that another writer has sent. */
+const settledHead = async (store: JournalStore, state: WriterState | undefined, outlives: boolean): Promise<ChainHead> => {
+  const read = (): Promise<ChainHead> => within(storeDeadlineMs, store.head());
+  let head = await read();
+  if (!outlives || state === undefined || state.inserting <= head.size) return head;
+  const until = performance.now() + insertsPatienceMs;
+  // Looked at twice: what has just arrived at the server may not be listed yet.
+  for (let quiet = 0; quiet < 2; ) {
+    await delay(lookMs);
+    quiet = (await within(storeDeadlineMs, store.insertsUnderWay())) === 0 ? quiet + 1 : 0;
+    head = await read();
+    if (head.size >= state.inserting) return head;
+    if (performance.now() > until) throw new SigilloError('JOURNAL_STORE_UNAVAILABLE', 'Inserts of an earlier writer are still under way.');
+  }
+  return head;
+};
+
+/** What is left in the spool from long ago goes; what was made there behind another entry than the store's is set aside. @returns whether it was of this chain */
+const clearLeftover = async (store: JournalStore, spoolHead: ChainHead, options: OpeningOptions): Promise<boolean> => {
+  const { spool, on } = options;
+  const hash = await within(storeDeadlineMs, store.hashAt(spoolHead.size - 1));
+  // Its writer had lost the lease before it could say so in Redis: nothing was removed there, so nothing of it is missing.
+  if (hash !== undefined && Buffer.compare(hash, spoolHead.hash) !== 0) {
+    on.strayBlocks(await spool.setAside());
+    return false;
+  }
+  await spool.clear();
+  return true;
+};
+
+/**
+ * Only who holds the lease may call it.
+ * @throws JOURNAL_STORE_UNAVAILABLE, JOURNAL_ELSEWHERE, JOURNAL_SHORTENED, JOURNAL_FORKED, JOURNAL_SPOOL_DAMAGED, JOURNAL_SCHEMA
+ */
+export const findStart = async (options: OpeningOptions): Promise<Opening> => {
+  const { redis, node, spool, stateMayBeOld, storeOutlivesWriters, on } = options;
+  const state = await readWriterState(redis);
+  let store: JournalStore | undefined;
+  let storeHead: ChainHead | undefined;
+  try {
+    store = await within(storeDeadlineMs, options.openStore());
+    storeHead = await settledHead(store, state, storeOutlivesWriters);
+  } catch (error) {
+    if (!(error instanceof SigilloError) || error.code !== 'JOURNAL_STORE_UNAVAILABLE') throw error;
+    on.storeFailed(error);
+  }
+  let spoolHead = await endOfSpool(spool);
+  let leftover: SourcePositions = {};
+  if (store !== undefined && storeHead !== undefined && spoolHead !== undefined && spoolHead.size <= storeHead.size) {
+    if (await clearLeftover(store, spoolHead, options)) leftover = spoolHead.positions;
+    spoolHead = undefined;
+  }
+  const start = startingPoint({ node, store: storeHead, spool: spoolHead, state, stateMayBeOld });
+  const known = store === undefined || storeHead === undefined ? [] : await within(storeDeadlineMs, store.originsFrom(state?.size ?? 0));
+  // A Redis that fell back a moment has entries again that went into the store by way of the spool.
+  return { ...start, positions: laterPositions(start.positions, leftover), storeHead, state, known };
+};
