@@ -183,8 +183,8 @@ export const offerTestPrograms = () => {
   const mayInstall = isRoot || (inPath('sudo') && spawnSync('sudo', ['-n', 'true'], { stdio: 'ignore' }).status === 0);
   if (!inPath('apt-get') || !mayInstall) return;
   for (const { name, why } of testNeeds.filter((need) => !need.present())) {
-    const known = spawnSync('apt-cache', ['show', name], { stdio: 'ignore' }).status === 0;
-    if (!known) continue;
+    // Not every relative of Debian has it.
+    if (!asRoot('apt-get', ['install', '--simulate', name], { quiet: true })) continue;
     console.log(`The tests use a package of the system, which is installed now:\n  ${name.padEnd(14)} ${why}\n`);
     installWithoutService(name, () => aptInstall([name]));
   }

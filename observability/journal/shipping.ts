@@ -1,6 +1,6 @@
 /** Brings what is in the spool into the store, in order, whenever the store answers. */
 import { SigilloError } from '../../config/errors.ts';
-import { type ChainHead, emptyChain, headBehind, type SealedEvent } from './chain.ts';
+import { type ChainHead, emptyChain, type SealedEvent } from './chain.ts';
 import { within } from './deadline.ts';
 import { decodeEvent, hashEvent } from './event-encoding.ts';
 import type { Spool } from './spool.ts';
@@ -21,15 +21,38 @@ const answerDeadlineMs = 5_000;
 /** A store that comes back has much to do; but a stop must not wait longer. */
 const insertDeadlineMs = 10_000;
 
-/** The entries of a spooled block that the store does not have. @throws JOURNAL_FORKED when they were made behind others */
-const followedBlock = (at: ChainHead, entries: readonly Buffer[]): StoredEvent[] => {
-  const block = entries
-    .map((octets): StoredEvent => ({ event: decodeEvent(octets), octets, hash: hashEvent(octets), origin: noOrigin }))
-    .filter(({ event }) => event.sequence >= at.size);
+/** Entries of one insert: several blocks, because a store that takes a second for one takes little more for four. */
+const entriesMax = 12_000;
+
+/** The entries that come behind `at`, of as many blocks as one insert takes. @throws JOURNAL_SHORTENED, JOURNAL_FORKED, JOURNAL_SPOOL_DAMAGED */
+const entriesBehind = async (spool: Spool, at: ChainHead): Promise<StoredEvent[]> => {
+  const files = spool.blocks.filter(({ first, count }) => first + count > at.size);
+  if (files[0] === undefined || files[0].first > at.size) {
+    throw new SigilloError('JOURNAL_SHORTENED', `Entry ${at.size} is neither in the store nor in the spool.`);
+  }
+  const block: StoredEvent[] = [];
+  for (const file of files) {
+    if (block.length > 0 && block.length + file.count > entriesMax) break;
+    for (const octets of (await spool.read(file)).entries) {
+      const event = decodeEvent(octets);
+      if (event.sequence >= at.size) block.push({ event, octets, hash: hashEvent(octets), origin: noOrigin });
+    }
+  }
   if (at.size > 0 && Buffer.compare(block[0]?.event.previous ?? emptyChain.hash, at.hash) !== 0) {
     throw new SigilloError('JOURNAL_FORKED', `Store and spool have different entries ${at.size - 1}.`);
   }
   return block;
+};
+
+/** Where the store ends now, and that it is behind one of these entries. */
+const confirmedEnd = async (store: JournalStore, block: readonly StoredEvent[]): Promise<ChainHead> => {
+  const end = await within(answerDeadlineMs, store.head());
+  const last = block.find(({ event }) => event.sequence === end.size - 1);
+  if (last === undefined) throw new SigilloError('JOURNAL_STORE_UNAVAILABLE', `It ends before entry ${end.size}, whatever it was given.`);
+  if (Buffer.compare(last.hash, end.hash) !== 0) {
+    throw new SigilloError('JOURNAL_FORKED', `Store and spool have different entries ${end.size - 1}.`);
+  }
+  return end;
 };
 
 /**
@@ -44,16 +67,19 @@ export const shipSpool = async (options: ShippingOptions, signal: AbortSignal): 
   const before = at.size;
   while (at.size < head().size && !signal.aborted) {
     checkLease();
-    const place = at.size;
-    const file = spool.blocks.find(({ first, count }) => first <= place && place < first + count);
-    if (file === undefined) throw new SigilloError('JOURNAL_SHORTENED', `Entry ${place} is neither in the store nor in the spool.`);
-    const block = followedBlock(at, (await spool.read(file)).entries);
+    const block = await entriesBehind(spool, at);
     const late = new AbortController();
     await within(insertDeadlineMs, store.insert(block, AbortSignal.any([late.signal, signal])), () => late.abort());
-    at = headBehind(block.at(-1) as SealedEvent);
+    // Asked each time: of what was sent before, and of which nobody knows whether it came, a part may have come first.
+    const end = await confirmedEnd(store, block);
+    at = end;
     // Before anybody knows: a block that goes into the store directly clears the spool.
-    await spool.removeOldest();
-    options.shipped(block, at);
+    while ((spool.blocks[0]?.first ?? 0) + (spool.blocks[0]?.count ?? Number.POSITIVE_INFINITY) <= end.size && spool.blocks.length > 1)
+      await spool.removeOldest();
+    options.shipped(
+      block.filter(({ event }) => event.sequence < end.size),
+      end,
+    );
   }
   return { at, entries: at.size - before };
 };

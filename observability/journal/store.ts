@@ -3,7 +3,7 @@
  *
  * Guarantees: what is stored is always the beginning of the chain, without gap. A block is cut into runs that lie in one partition
  * each and go in one after the other, and ClickHouse takes a run as a whole or not at all. An insert that fails has an unknown
- * outcome: the caller sends the same block again, and it is stored once. The store neither sequences nor judges.
+ * outcome: the caller sends the same block again, and it is stored once. Of different blocks behind one entry one is stored.
  */
 import type { ClickHouseClient } from '@clickhouse/client';
 import { type ChainHead, emptyChain, type SealedEvent } from './chain.ts';
@@ -96,10 +96,13 @@ const encodeRows = (run: readonly StoredEvent[], scratch: Buffer): Buffer => {
 /** More than a Redis that lost two seconds can have forgotten; a writer that takes over holds them in 50 MB. */
 const originsMax = 200_000;
 
-/** The same run has the same token, whoever sends it; another run behind the same entry has another. */
+/**
+ * What a run is known by: the entry that it comes behind. So of two runs behind one entry ClickHouse takes the first only, whoever sends
+ * the other one, and however late it comes; who sends one must look which it was.
+ */
 const tokenOf = (run: readonly SealedEvent[]): string => {
-  const last = run.at(-1) as SealedEvent;
-  return `${run[0]?.event.sequence}-${last.event.sequence}-${last.hash.toString('hex')}`;
+  const { sequence, previous } = (run[0] as SealedEvent).event;
+  return `${sequence}-${Buffer.from(previous).toString('hex')}`;
 };
 
 /** Name of the partition that an event lies in: class of retention and month (UTC). */
@@ -138,7 +141,7 @@ export class JournalStore {
   }
 
   /**
-   * Stores a block; the same block again changes nothing.
+   * Stores a block; the same block again changes nothing, and neither does another one behind the same entry.
    * @param block entries in their order, without gap; those of one partition together make fewer inserts
    * @param signal ends it before the next run, and a request that is under way; its outcome is unknown then
    * @throws JOURNAL_STORE_UNAVAILABLE with an unknown outcome: send it again

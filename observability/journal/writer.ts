@@ -68,6 +68,8 @@ export interface JournalSnapshot {
 const leaseMarginMs = 1_000;
 /** A store that takes longer has its block put into the spool, and is asked again. */
 const insertDeadlineMs = 5_000;
+/** A store that takes so long for a block gets full ones by way of the spool, several in one insert. */
+const slowInsertMs = 1_000;
 /** Idle, the streams are looked at so often. */
 const pollMs = 50;
 const retryMs = 500;
@@ -116,17 +118,22 @@ export class JournalWriter {
   #ended = false;
   /** Hashes of the blocks that were written while the tree was read from the store. */
   #behindTree: Uint8Array[] | undefined;
+  /** See `Opening`. */
+  #unsettled: boolean;
+  /** What the store took for the last insert. */
+  #insertMs = 0;
   /** Why it cannot go on, found beside the loop. */
   #broken: SigilloError | undefined;
   /** One at a time: the loop that ships, or the block that waits for it. */
   #shipment: Promise<void> | undefined;
 
-  private constructor(options: WriterOptions, { head, storeHead, positions, state }: Opening, sources: JournalSources) {
+  private constructor(options: WriterOptions, { head, storeHead, positions, state, unsettled }: Opening, sources: JournalSources) {
     this.#options = options;
     this.#sources = sources;
     this.#head = head;
     this.#storeHead = storeHead;
     this.#storeDown = storeHead === undefined;
+    this.#unsettled = unsettled;
     const hash = Buffer.from(head.hash).toString('hex');
     this.#state = { version: 1, size: head.size, hash, node: state?.node ?? '', positions, inserting: 0, subtrees: [] };
     this.#foreign = head.size;
@@ -327,11 +334,15 @@ export class JournalWriter {
   ): Promise<'store' | SpoolBlock | 'nowhere'> {
     this.#checkLease();
     // The last blocks of an outage go first. Shipped here, because under full load there may never be a moment between two blocks.
-    if (!this.#storeDown && this.#storeHead?.size !== this.#head.size) await this.#shipOnce(signal);
+    const slow = this.#insertMs > slowInsertMs;
+    if (!this.#storeDown && this.#storeHead?.size !== this.#head.size && !slow) await this.#shipOnce(signal);
     if (this.#broken !== undefined) throw this.#broken;
     // An insert that nobody waited for any more may have been done after all.
     if (this.#storeHead?.size === head.size && Buffer.compare(this.#storeHead.hash, head.hash) === 0) return 'store';
-    if (this.#storeHasAll && (await this.#store(block, head))) return 'store';
+    // A store that cannot keep up gets larger blocks from the spool, while Redis stays short.
+    const tooMuch = slow && block.length >= this.#options.block.rowsMax && !this.#unsettled;
+    if (this.#storeHasAll && !tooMuch && (await this.#store(block, head))) return 'store';
+    if (this.#unsettled) throw new SigilloError('JOURNAL_STORE_UNAVAILABLE', 'What an earlier writer has sent may still come.');
     try {
       return await this.#options.spool.append(
         this.#head.size,
@@ -352,13 +363,26 @@ export class JournalWriter {
     const late = new AbortController();
     try {
       const store = await within(insertDeadlineMs, this.#options.openStore());
+      const startedAtMs = monotonicMs();
       await within(insertDeadlineMs, store.insert(block, late.signal), () => late.abort());
+      this.#insertMs = monotonicMs() - startedAtMs;
+      if (this.#unsettled) await this.#settle(store, head);
       return true;
     } catch (error) {
+      if (isBroken(error)) throw error;
       this.#storeDown = true;
       this.#options.on.storeFailed(error);
       return false;
     }
+  }
+
+  /** Of two blocks behind one entry the store takes the first: which was it? @throws JOURNAL_LEASE_LOST when it was the earlier writer's */
+  async #settle(store: JournalStore, head: ChainHead): Promise<void> {
+    const end = await within(insertDeadlineMs, store.head());
+    if (end.size !== head.size || Buffer.compare(end.hash, head.hash) !== 0) {
+      throw new SigilloError('JOURNAL_LEASE_LOST', 'The last block of an earlier writer came after all.');
+    }
+    this.#unsettled = false;
   }
 
   #checkLease(): void {
