@@ -41,7 +41,7 @@ import { describeExit, SupervisedProcess, terminate, untilReadyMessage } from '.
 const memoryOptions: Readonly<Record<string, readonly string[]>> = {
   gateway: ['--max-semi-space-size=8', '--single-threaded-gc'],
   signer: ['--max-semi-space-size=2', '--v8-pool-size=1'],
-  journal: ['--max-semi-space-size=8', '--v8-pool-size=1'],
+  journal: ['--max-semi-space-size=4', '--v8-pool-size=1'],
 };
 
 /** The programs that are run; tests put their own in place. */

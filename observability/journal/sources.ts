@@ -43,8 +43,8 @@ export interface SourceEntry {
   readonly origin: Omit<Origin, 'index'>;
 }
 
-/** Entries of one read: 64 stamps each make 1,000 events and 1 MB. */
-const entriesPerRead = 16;
+/** Entries of one read: 64 stamps each make 500 events and 500 KB. */
+const entriesPerRead = 8;
 const beginning = '0-0';
 
 interface EntryId {
