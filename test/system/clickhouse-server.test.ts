@@ -212,10 +212,31 @@ describe('ClickHouse fails under load', { skip }, () => {
     });
   }
 
+  test('it is away until the spool is full: new work is refused, nothing is lost, and it goes on when it is back', async (context) => {
+    const { settings } = range.options as { settings: { journal: object } };
+    const small = { settings: { journal: { ...settings.journal, spool: { megabytesMax: 1 }, waitingMax: 200 } } };
+    const { drill, result } = await range.drill(
+      async (running) => {
+        await range.proxy.set({ kind: 'refuse' });
+        await running.untilSample('work is refused', ({ ready }) => ready === 503);
+        await until('clients are told', () => running.load.count('busy') > 100);
+        const backlog = (await running.service.readiness())?.dependencies.filter(({ ok }) => !ok).map(({ name }) => name);
+        assert.deepEqual(backlog?.toSorted(), ['journal', 'journal backlog']);
+        await range.proxy.set(noFault);
+        await running.untilShipped();
+        await running.untilSample('work is taken again', ({ ready }) => ready === 200);
+        await running.granted(300);
+      },
+      () => range.folder.start(small),
+    );
+    report(context, drill, result);
+    assert.deepEqual(Object.keys(result.counts).toSorted(), ['busy', 'granted']);
+  });
+
   test('a store that takes a second for each insert: Redis stays short', async () => {
     await range.drill(async (drill) => {
       await range.proxy.set({ kind: 'slow', ms: 1_000 });
-      await drill.granted(10_000);
+      await drill.granted(long ? 50_000 : 5_000);
       await drill.untilSample('Redis is short', ({ waiting }) => waiting < shortMax / 10, 10_000);
     });
   });
