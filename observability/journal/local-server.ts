@@ -16,6 +16,9 @@ const parameterPrefix = 'param_';
 /** What a session of readers may do: change settings for itself, and nothing else; no query takes all of the memory or the time. */
 const readerSettings = ['SET max_memory_usage = 1000000000', 'SET max_execution_time = 60', 'SET max_threads = 2', 'SET readonly = 2'];
 
+/** One question. `readonly` alone would let a query write files (INSERT INTO FUNCTION file, INTO OUTFILE). */
+const isQuestion = (query: string): boolean => /^\s*SELECT\b/i.test(query) && !/;|\bINTO\s+OUTFILE\b/i.test(query);
+
 const readBody = async (request: IncomingMessage): Promise<string | undefined> => {
   const chunks: Buffer[] = [];
   let octets = 0;
@@ -58,6 +61,7 @@ export const serveLocally = async (socket: string, client: ClickHouseClient): Pr
   const answer = async (request: IncomingMessage, response: ServerResponse): Promise<void> => {
     const query = await readBody(request);
     if (query === undefined) return refuse(response, 413, `at most ${queryOctetsMax} octets`);
+    if (!isQuestion(query)) return refuse(response, 403, 'READONLY: one SELECT is all that can be asked here\n');
     const search = new URL(request.url ?? '/', 'http://localhost').searchParams;
     const parameters = parametersOf(search);
     try {
