@@ -15,7 +15,7 @@ import { monotonicMs } from '../../queue/redis-clock.ts';
 import { type Checkpoint, checkpointText, signedCheckpoint } from './checkpoint.ts';
 import type { EventDraft } from './events.ts';
 import { draftOf } from './recorder.ts';
-import type { JournalSnapshot } from './writer.ts';
+import type { JournalSnapshot } from './writer-options.ts';
 
 /** A checkpoint as it is published: in Redis for the gateways, and in a file beside the store for who verifies. */
 export interface PublishedCheckpoint {

@@ -6,7 +6,7 @@ import { digestAlgorithms } from '../../pki/algorithms.ts';
 import { derNull, octetString, oid, sequence } from '../../pki/der.ts';
 import { type LaneAnswer, LaneRequester } from '../../queue/lane-requester.ts';
 import type { RedisClient } from '../../queue/redis.ts';
-import { journalClient } from './writer.ts';
+import { journalClient } from './writer-options.ts';
 
 export interface SelfStamping {
   /** A TimeStampToken over a SHA-256, without certificates. @throws DEADLINE_EXCEEDED, REDIS_UNAVAILABLE, OVERLOADED, HSM_DEVICE */

@@ -8,9 +8,9 @@
  */
 import { setTimeout as delay } from 'node:timers/promises';
 import { SigilloError } from '../../config/errors.ts';
-import type { RedisClient } from '../../queue/redis.ts';
 import { monotonicMs } from '../../queue/redis-clock.ts';
 import type { ChainHead, SealedEvent } from './chain.ts';
+import { collectEntries } from './collecting.ts';
 import { within } from './deadline.ts';
 import type { EventDraft } from './events.ts';
 import { MerkleTree } from './merkle.ts';
@@ -18,51 +18,10 @@ import { findStart, type Opening } from './opening.ts';
 import { type AppendedEvent, sealBlock } from './sealing.ts';
 import { shipSpool } from './shipping.ts';
 import { JournalSources, type SourceEntry } from './sources.ts';
-import type { SourcePositions, Spool, SpoolBlock } from './spool.ts';
+import type { SourcePositions, SpoolBlock } from './spool.ts';
 import type { JournalStore, StoredEvent } from './store.ts';
+import { type JournalSnapshot, journalClient, type WriterOptions } from './writer-options.ts';
 import { type WriterState, writeWriterState } from './writer-state.ts';
-
-/** Lines of the log and counters; the writer itself neither prints nor counts. */
-export interface WriterEvents {
-  sealed(entries: number, lagSeconds: number): void;
-  quarantined(origin: string, error: Error): void;
-  storeFailed(error: unknown): void;
-  storeBack(shipped: number): void;
-  spoolFull(error: unknown): void;
-  /** Blocks of a writer that had lost the lease, which count for nothing. */
-  strayBlocks(folder: string): void;
-}
-
-export interface WriterOptions {
-  readonly redis: RedisClient;
-  /** Name of this host. */
-  readonly node: string;
-  /** What the lease in Redis knows this process by. */
-  readonly holder: string;
-  /** See `KnownEnds`. */
-  readonly stateMayBeOld: boolean;
-  /** See `OpeningOptions`. */
-  readonly storeOutlivesWriters: boolean;
-  /** How long this process is certain to be the only writer, in milliseconds. */
-  readonly heldForMs: () => number;
-  /** Opens the store, or gives the one that is open. @throws when it does not answer */
-  readonly openStore: () => Promise<JournalStore>;
-  readonly spool: Spool;
-  readonly block: { readonly rowsMax: number; readonly ageMs: number };
-  /** Makes the tree of the first `size` entries from the store. @throws when the store does not answer */
-  readonly resumeTree: (size: number) => Promise<MerkleTree>;
-  /** Entries that are in the store now, in order. */
-  readonly onStored: (block: readonly SealedEvent[]) => void;
-  readonly on: WriterEvents;
-}
-
-/** The journal up to an instant: durable, and not signed yet. */
-export interface JournalSnapshot {
-  readonly size: number;
-  readonly root: Uint8Array;
-  /** Events so far that were not made by the journal itself. */
-  readonly foreign: number;
-}
 
 /** Nothing that only one may do is begun with less of the lease left; an insert may take that long and still be under way when it ends. */
 const leaseMarginMs = 1_000;
@@ -70,13 +29,9 @@ const leaseMarginMs = 1_000;
 const insertDeadlineMs = 5_000;
 /** A store that takes so long for a block gets full ones by way of the spool, several in one insert. */
 const slowInsertMs = 1_000;
-/** Idle, the streams are looked at so often. */
-const pollMs = 50;
 const retryMs = 500;
 /** A stop writes what is there, for so long; the rest stays in Redis for the next start. */
 const drainMsMax = 5_000;
-/** Entries with more octets are not gathered into one block; with stamps of 1 KB rowsMax comes first. */
-const blockOctetsMax = 64 * 1024 * 1024;
 
 const hasEnded = (): SigilloError => new SigilloError('JOURNAL_LEASE_LOST', 'The writer has ended.');
 
@@ -237,27 +192,13 @@ export class JournalWriter {
     }
   }
 
-  /** The entries of the next block: as many as there are, for as long as a block may wait. */
-  async #collect(signal: AbortSignal): Promise<SourceEntry[]> {
-    const { rowsMax, ageMs } = this.#options.block;
-    const collected: SourceEntry[] = [];
-    let rows = 0;
-    let octets = 0;
-    let firstAtMs: number | undefined;
-    for (;;) {
-      this.#checkLease();
-      const entries = await this.#sources.next();
-      for (const entry of entries) {
-        collected.push(entry);
-        rows += entry.events.length;
-        octets += entry.block.length;
-      }
-      if (firstAtMs === undefined && (entries.length > 0 || this.#appended.length > 0)) firstAtMs = monotonicMs();
-      const old = firstAtMs !== undefined && monotonicMs() - firstAtMs >= ageMs;
-      const enough = old || rows >= rowsMax || octets >= blockOctetsMax;
-      if (enough || signal.aborted || (this.#works.length > 0 && collected.length === 0 && this.#storeHasAll)) return collected;
-      if (entries.length === 0) await delay(Math.min(pollMs, ageMs));
-    }
+  /** The entries of the next block. @throws JOURNAL_LEASE_LOST, or what Redis says */
+  #collect(signal: AbortSignal): Promise<SourceEntry[]> {
+    return collectEntries(this.#sources, this.#options.block, {
+      beforeRead: () => this.#checkLease(),
+      isPressed: () => this.#appended.length > 0,
+      isOver: (collected) => signal.aborted || (this.#works.length > 0 && collected === 0 && this.#storeHasAll),
+    });
   }
 
   async #commit(entries: readonly SourceEntry[], signal: AbortSignal): Promise<void> {
@@ -457,6 +398,3 @@ export class JournalWriter {
     await this.#writeState({ ...this.#state, node: '' });
   }
 }
-
-/** Client name under which the journal has its checkpoints stamped; no client can have it, because of the blank. */
-export const journalClient = 'sigillo journal';

@@ -8,7 +8,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { type ChainHead, emptyChain, followChain, headBehind } from '../../observability/journal/chain.ts';
 import { serverClient } from '../../observability/journal/clickhouse.ts';
 import { JournalReader } from '../../observability/journal/reader.ts';
-import { journalClient } from '../../observability/journal/writer.ts';
+import { journalClient } from '../../observability/journal/writer-options.ts';
 import { readTimeStampResp } from '../../pki/tsp-read.ts';
 import { ClickHouseProxy, noFault } from './clickhouse-proxy.ts';
 import { TestClickHouse } from './clickhouse-server.ts';

@@ -6,7 +6,7 @@ import { homePaths } from '../../config/home.ts';
 import { type ChainHead, emptyChain, followChain, headBehind } from '../../observability/journal/chain.ts';
 import { embeddedClient } from '../../observability/journal/clickhouse.ts';
 import { JournalReader } from '../../observability/journal/reader.ts';
-import { journalClient } from '../../observability/journal/writer.ts';
+import { journalClient } from '../../observability/journal/writer-options.ts';
 import { readTimeStampResp } from '../../pki/tsp-read.ts';
 import { redisServerMissing } from '../support/redis-server.ts';
 import { isRunning, type Service, ServiceFolder, until } from '../support/service.ts';

@@ -6,7 +6,7 @@ import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import { Redis } from 'ioredis';
 import { homePaths } from '../../config/home.ts';
-import { journalClient } from '../../observability/journal/writer.ts';
+import { journalClient } from '../../observability/journal/writer-options.ts';
 import { encode, integer, octetString, oid, sequence, tag } from '../../pki/der.ts';
 import { attachCertificates } from '../../pki/token-certificates.ts';
 import { readTimeStampResp, readTimeStampToken, type TimeStampToken } from '../../pki/tsp-read.ts';

@@ -6,7 +6,7 @@ import { after, beforeEach, describe, test } from 'node:test';
 import { verifyCheckpoint } from '../../../observability/journal/checkpoint.ts';
 import { Checkpointer } from '../../../observability/journal/checkpointer.ts';
 import type { EventDraft } from '../../../observability/journal/events.ts';
-import type { JournalSnapshot } from '../../../observability/journal/writer.ts';
+import type { JournalSnapshot } from '../../../observability/journal/writer-options.ts';
 import type { RedisClient } from '../../../queue/redis.ts';
 import { temporaryFolder } from '../../support/token-home.ts';
 import { until } from '../../support/until.ts';

@@ -296,14 +296,14 @@ describe('the writer of the journal', { skip: redisServerMissing() }, () => {
       if (failures <= 3) away();
     };
     const writer = await start();
-    for (let i = 0; i < 10; i += 1) {
+    let rounds = 0;
+    for (; failures < 4; rounds += 1) {
       await answer(3, 1);
-      await until('it happens', async () => (await waiting()) === 0);
+      await until('it is shipped', async () => (await waiting()) === 0 && writer.unshipped === 0);
     }
-    await until('it happens', () => !writer.storeDown && writer.unshipped === 0);
+    await until('the store is back', () => !writer.storeDown && writer.unshipped === 0);
     await stop();
-    assert.ok(failures >= 3);
-    await assertComplete(10);
+    await assertComplete(rounds);
   });
 
   test('the spool is full: nothing more is taken from Redis, nothing is lost, and it goes on when there is room', async () => {
@@ -479,7 +479,7 @@ describe('the writer of the journal', { skip: redisServerMissing() }, () => {
       away();
     };
     await start();
-    await until('all is stored', async () => (await store.head()).size === 960);
+    await until('a block is stored', async () => (await store.head()).size > 0);
     assert.ok((await stop()) instanceof Error);
     redis = server.connect();
     rmSync(spoolFolder, { recursive: true, force: true });
