@@ -4,7 +4,6 @@
  *
  * It does not deduplicate unless it is told to: a block that is sent twice is there twice.
  */
-import { createHash } from 'node:crypto';
 import { once } from 'node:events';
 import { Agent, createServer, type IncomingMessage, request, type Server, type ServerResponse } from 'node:http';
 import type { Socket } from 'node:net';
@@ -55,15 +54,6 @@ const readAll = async (stream: IncomingMessage): Promise<Buffer> => {
   const chunks: Buffer[] = [];
   for await (const chunk of stream) chunks.push(chunk as Buffer);
   return Buffer.concat(chunks);
-};
-
-/** What an insert carries, wherever its rows come from: their octets, in the last column. */
-const contentOf = (body: Buffer): string => {
-  const octets = body
-    .toString('latin1')
-    .split('\n')
-    .map((line) => line.slice(line.lastIndexOf('\t') + 1));
-  return createHash('sha256').update(octets.join('\n')).digest('hex');
 };
 
 const write = (outgoing: ServerResponse, { status, type, body }: Answer): void => {
@@ -121,7 +111,7 @@ export class ClickHouseProxy {
   /** Blocks with a token that is known are not stored again, as a release of today does it. */
   deduplicates = false;
   /** By token: what came with it the first time, and whether it is stored. */
-  readonly #tokens = new Map<string, { readonly content: string; stored: boolean }>();
+  readonly #tokens = new Map<string, { stored: boolean }>();
   /** What was seen of the inserts of journal entries. */
   readonly seen = {
     /** Requests of any kind that met a fault. */
@@ -134,8 +124,6 @@ export class ClickHouseProxy {
     unheard: 0,
     /** Inserts whose token had come before. */
     tokensAgain: 0,
-    /** Of those, the ones that carried other octets than the first time. */
-    tokensMisused: 0,
     /** Of those, the ones that were not stored again. */
     deduplicated: 0,
   };
@@ -220,7 +208,7 @@ export class ClickHouseProxy {
 
   async #do(asked: ClickHouseRequest, fault: Fault): Promise<Answer> {
     const token = asked.search.get('insert_deduplication_token');
-    const known = token === null ? undefined : this.#note(token, asked.body);
+    const known = token === null ? undefined : this.#note(token);
     if (fault.kind === 'late' && known !== undefined) {
       this.seen.held += 1;
       await delay(fault.ms);
@@ -238,15 +226,13 @@ export class ClickHouseProxy {
     return answer;
   }
 
-  #note(token: string, body: Buffer): { stored: boolean } {
-    const content = contentOf(body);
+  #note(token: string): { stored: boolean } {
     const known = this.#tokens.get(token);
     if (known !== undefined) {
       this.seen.tokensAgain += 1;
-      if (known.content !== content) this.seen.tokensMisused += 1;
       return known;
     }
-    const first = { content, stored: false };
+    const first = { stored: false };
     this.#tokens.set(token, first);
     return first;
   }

@@ -60,7 +60,6 @@ describe('ClickHouse fails under load', { skip }, () => {
     const unready = samples.filter(({ ready }) => ready !== 200);
     assert.deepEqual(unready, [], '/readyz all the time');
     assert.ok(samples.every(({ waiting }) => waiting < waitingMax / 10));
-    assert.equal(range.proxy.seen.tokensMisused, 0);
   };
 
   /** Somebody notices, and then nobody; clients never. */
