@@ -26,7 +26,10 @@ export interface Opening extends StartingPoint {
   readonly state: WriterState | undefined;
   /** Events behind the positions that are in the store nevertheless. */
   readonly known: readonly Origin[];
-  /** An insert of an earlier writer may still come: the first block must be seen to be stored before anything else counts. */
+  /**
+   * The last insert of an earlier writer was not stored, and may still come, or be taken for stored: the first block must be seen to
+   * be there before anything else counts.
+   */
   readonly unsettled: boolean;
 }
 
@@ -99,6 +102,6 @@ export const findStart = async (options: OpeningOptions): Promise<Opening> => {
   const start = startingPoint({ node, store: storeHead, spool: spoolHead, state, stateMayBeOld });
   const known = store === undefined || storeHead === undefined ? [] : await within(storeDeadlineMs, store.originsFrom(state?.size ?? 0));
   // A Redis that fell back a moment has entries again that went into the store by way of the spool.
-  const unsettled = storeOutlivesWriters && storeHead !== undefined && (state?.inserting ?? 0) > storeHead.size;
+  const unsettled = storeHead !== undefined && (state?.inserting ?? 0) > storeHead.size;
   return { ...start, positions: laterPositions(start.positions, leftover), storeHead, state, known, unsettled };
 };

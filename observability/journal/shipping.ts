@@ -44,9 +44,21 @@ const entriesBehind = async (spool: Spool, at: ChainHead): Promise<StoredEvent[]
   return block;
 };
 
-/** Where the store ends now, and that it is behind one of these entries. */
-const confirmedEnd = async (store: JournalStore, block: readonly StoredEvent[]): Promise<ChainHead> => {
-  const end = await within(answerDeadlineMs, store.head());
+/**
+ * Stores a block, and looks what became of it. ClickHouse notes that it knows a block before it has it: one that is killed in between
+ * takes the block for stored when it comes again, and has nothing. Then it is stored anew, when no insert is under way any more.
+ * @returns where the store ends now, which is behind one of these entries: another block may have come first, or a part of this one
+ * @throws JOURNAL_STORE_UNAVAILABLE; JOURNAL_FORKED when it ends with another entry than these
+ */
+export const insertSurely = async (store: JournalStore, block: readonly StoredEvent[], signal: AbortSignal): Promise<ChainHead> => {
+  const before = (block[0] as StoredEvent).event.sequence;
+  const insert = async (anew: boolean): Promise<ChainHead> => {
+    const late = new AbortController();
+    await within(insertDeadlineMs, store.insert(block, AbortSignal.any([late.signal, signal]), { anew }), () => late.abort());
+    return within(answerDeadlineMs, store.head());
+  };
+  let end = await insert(false);
+  if (end.size === before && (await within(answerDeadlineMs, store.insertsUnderWay())) === 0) end = await insert(true);
   const last = block.find(({ event }) => event.sequence === end.size - 1);
   if (last === undefined) throw new SigilloError('JOURNAL_STORE_UNAVAILABLE', `It ends before entry ${end.size}, whatever it was given.`);
   if (Buffer.compare(last.hash, end.hash) !== 0) {
@@ -68,10 +80,8 @@ export const shipSpool = async (options: ShippingOptions, signal: AbortSignal): 
   while (at.size < head().size && !signal.aborted) {
     checkLease();
     const block = await entriesBehind(spool, at);
-    const late = new AbortController();
-    await within(insertDeadlineMs, store.insert(block, AbortSignal.any([late.signal, signal])), () => late.abort());
-    // Asked each time: of what was sent before, and of which nobody knows whether it came, a part may have come first.
-    const end = await confirmedEnd(store, block);
+    // Of what was sent before, and of which nobody knows whether it came, a part may have come first.
+    const end = await insertSurely(store, block, signal);
     at = end;
     // Before anybody knows: a block that goes into the store directly clears the spool.
     while ((spool.blocks[0]?.first ?? 0) + (spool.blocks[0]?.count ?? Number.POSITIVE_INFINITY) <= end.size && spool.blocks.length > 1)

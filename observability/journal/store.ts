@@ -144,9 +144,10 @@ export class JournalStore {
    * Stores a block; the same block again changes nothing, and neither does another one behind the same entry.
    * @param block entries in their order, without gap; those of one partition together make fewer inserts
    * @param signal ends it before the next run, and a request that is under way; its outcome is unknown then
+   * @param options.anew store it although a block behind the same entry is known: see `insertSurely`
    * @throws JOURNAL_STORE_UNAVAILABLE with an unknown outcome: send it again
    */
-  async insert(block: readonly StoredEvent[], signal?: AbortSignal): Promise<void> {
+  async insert(block: readonly StoredEvent[], signal?: AbortSignal, options: { readonly anew: boolean } = { anew: false }): Promise<void> {
     for (const run of runsOf(block)) {
       // Who gave up waiting may no longer be the writer: what was not sent yet is not sent any more.
       signal?.throwIfAborted();
@@ -163,8 +164,7 @@ export class JournalStore {
           // Taken when it is stored, whatever the profile of the user says.
           async_insert: 0,
           ...(this.#replicated ? { insert_quorum: 'auto', insert_quorum_parallel: 0 } : {}),
-          insert_deduplicate: 1,
-          insert_deduplication_token: tokenOf(run),
+          ...(options.anew ? { insert_deduplicate: 0 } : { insert_deduplicate: 1, insert_deduplication_token: tokenOf(run) }),
           // One block of the engine however long the run is: whole or not at all.
           max_insert_block_size: 1_048_576,
           min_insert_block_size_rows: 1_048_576,

@@ -16,7 +16,7 @@ import type { EventDraft } from './events.ts';
 import { MerkleTree } from './merkle.ts';
 import { findStart, type Opening } from './opening.ts';
 import { type AppendedEvent, sealBlock } from './sealing.ts';
-import { shipSpool } from './shipping.ts';
+import { insertSurely, shipSpool } from './shipping.ts';
 import { JournalSources, type SourceEntry } from './sources.ts';
 import type { SourcePositions, SpoolBlock } from './spool.ts';
 import type { JournalStore, StoredEvent } from './store.ts';
@@ -33,6 +33,7 @@ const retryMs = 500;
 /** A stop writes what is there, for so long; the rest stays in Redis for the next start. */
 const drainMsMax = 5_000;
 
+const anotherCame = (): SigilloError => new SigilloError('JOURNAL_LEASE_LOST', 'The last block of an earlier writer came after all.');
 const hasEnded = (): SigilloError => new SigilloError('JOURNAL_LEASE_LOST', 'The writer has ended.');
 
 /** Work that needs the store to be all of the journal, and to stay so. */
@@ -305,9 +306,9 @@ export class JournalWriter {
     try {
       const store = await within(insertDeadlineMs, this.#options.openStore());
       const startedAtMs = monotonicMs();
-      await within(insertDeadlineMs, store.insert(block, late.signal), () => late.abort());
+      if (this.#unsettled) await this.#settle(store, block, head);
+      else await within(insertDeadlineMs, store.insert(block, late.signal), () => late.abort());
       this.#insertMs = monotonicMs() - startedAtMs;
-      if (this.#unsettled) await this.#settle(store, head);
       return true;
     } catch (error) {
       if (isBroken(error)) throw error;
@@ -318,11 +319,11 @@ export class JournalWriter {
   }
 
   /** Of two blocks behind one entry the store takes the first: which was it? @throws JOURNAL_LEASE_LOST when it was the earlier writer's */
-  async #settle(store: JournalStore, head: ChainHead): Promise<void> {
-    const end = await within(insertDeadlineMs, store.head());
-    if (end.size !== head.size || Buffer.compare(end.hash, head.hash) !== 0) {
-      throw new SigilloError('JOURNAL_LEASE_LOST', 'The last block of an earlier writer came after all.');
-    }
+  async #settle(store: JournalStore, block: readonly StoredEvent[], head: ChainHead): Promise<void> {
+    const end = await insertSurely(store, block, new AbortController().signal).catch((error: unknown) => {
+      throw isBroken(error) ? anotherCame() : error;
+    });
+    if (end.size !== head.size) throw anotherCame();
     this.#unsettled = false;
   }
 

@@ -94,7 +94,9 @@ describe('the writer of the journal', { skip: redisServerMissing() }, () => {
   };
   const storeBetween = {
     head: async () => (storeAway ? away() : store.head()),
-    insert: async (block: readonly StoredEvent[]) => (storeAway ? away() : insert(block)),
+    insert: async (block: readonly StoredEvent[], _signal: unknown, options?: { anew: boolean }) =>
+      storeAway ? away() : options?.anew === true ? store.insert(block, undefined, options) : insert(block),
+    insertsUnderWay: async () => 0,
     hashAt: (sequence: number) => store.hashAt(sequence),
     originsFrom: (sequence: number) => store.originsFrom(sequence),
   } as unknown as JournalStore;
@@ -488,6 +490,34 @@ describe('the writer of the journal', { skip: redisServerMissing() }, () => {
     await answer(1);
     await untilStored(961);
     await stop();
+    await assertComplete(0);
+  });
+
+  test('a block that ClickHouse takes for stored, and has not, is stored after all', async () => {
+    await start();
+    await answer(2);
+    await untilStored(2);
+    // Killed after it had noted the block, and before it had it.
+    insert = async () => {
+      await redis.quit();
+      away();
+    };
+    await answer(3);
+    assert.ok((await running?.ended) instanceof Error);
+    running = undefined;
+    redis = server.connect();
+    rmSync(spoolFolder, { recursive: true, force: true });
+    let swallowed = 0;
+    insert = async (block) => {
+      swallowed += 1;
+      if (swallowed > 1) await store.insert(block);
+    };
+    await start();
+    await untilStored(5);
+    await answer(1);
+    await untilStored(6);
+    await stop();
+    assert.ok(swallowed > 1);
     await assertComplete(0);
   });
 
