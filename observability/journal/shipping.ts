@@ -4,7 +4,7 @@ import { type ChainHead, emptyChain, type SealedEvent } from './chain.ts';
 import { within } from './deadline.ts';
 import { decodeEvent, hashEvent } from './event-encoding.ts';
 import type { Spool } from './spool.ts';
-import { type JournalStore, noOrigin, type StoredEvent } from './store.ts';
+import { type JournalStore, noOrigin, runsOf, type StoredEvent } from './store.ts';
 
 export interface ShippingOptions {
   readonly spool: Spool;
@@ -45,20 +45,30 @@ const entriesBehind = async (spool: Spool, at: ChainHead): Promise<StoredEvent[]
 };
 
 /**
- * Stores a block, and looks what became of it. ClickHouse notes that it knows a block before it has it: one that is killed in between
+ * Stores a block run by run, and looks each time what became of it. ClickHouse notes that it knows a block before it has it: one that is killed in between
  * takes the block for stored when it comes again, and has nothing. Then it is stored anew, when no insert is under way any more.
  * @returns where the store ends now, which is behind one of these entries: another block may have come first, or a part of this one
  * @throws JOURNAL_STORE_UNAVAILABLE; JOURNAL_FORKED when it ends with another entry than these
  */
 export const insertSurely = async (store: JournalStore, block: readonly StoredEvent[], signal: AbortSignal): Promise<ChainHead> => {
-  const before = (block[0] as StoredEvent).event.sequence;
-  const insert = async (anew: boolean): Promise<ChainHead> => {
+  const insert = async (run: readonly StoredEvent[], anew: boolean): Promise<ChainHead> => {
     const late = new AbortController();
-    await within(insertDeadlineMs, store.insert(block, AbortSignal.any([late.signal, signal]), { anew }), () => late.abort());
+    await within(insertDeadlineMs, store.insert(run, AbortSignal.any([late.signal, signal]), { anew }), () => late.abort());
     return within(answerDeadlineMs, store.head());
   };
-  let end = await insert(false);
-  if (end.size === before && (await within(answerDeadlineMs, store.insertsUnderWay())) === 0) end = await insert(true);
+  let end: ChainHead | undefined;
+  for (const run of runsOf(block)) {
+    const [first, last] = [run[0] as StoredEvent, run.at(-1) as StoredEvent];
+    end = await insert(run, false);
+    if (end.size === first.event.sequence && (await within(answerDeadlineMs, store.insertsUnderWay())) === 0) end = await insert(run, true);
+    // A shorter run behind the same entry came first: what follows must not be put behind a gap.
+    if (end.size !== last.event.sequence + 1) break;
+  }
+  return endWithin(block, end as ChainHead);
+};
+
+/** @throws JOURNAL_STORE_UNAVAILABLE, JOURNAL_FORKED when the store ends elsewhere than behind one of these entries */
+const endWithin = (block: readonly StoredEvent[], end: ChainHead): ChainHead => {
   const last = block.find(({ event }) => event.sequence === end.size - 1);
   if (last === undefined) throw new SigilloError('JOURNAL_STORE_UNAVAILABLE', `It ends before entry ${end.size}, whatever it was given.`);
   if (Buffer.compare(last.hash, end.hash) !== 0) {

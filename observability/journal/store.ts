@@ -111,8 +111,8 @@ export const partitionOf = ({ kind, unixMicros }: Pick<JournalEvent, 'kind' | 'u
   return `${eventCatalogue[kind].retention}-${date.getUTCFullYear()}${String(date.getUTCMonth() + 1).padStart(2, '0')}`;
 };
 
-/** Cuts a block where the partition changes. */
-const runsOf = (block: readonly StoredEvent[]): StoredEvent[][] => {
+/** Cuts a block where the partition changes: what ClickHouse takes as a whole or not at all. */
+export const runsOf = (block: readonly StoredEvent[]): StoredEvent[][] => {
   const runs: StoredEvent[][] = [];
   let partition = '';
   for (const one of block) {

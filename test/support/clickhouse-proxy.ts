@@ -99,6 +99,12 @@ const answerWith = async (fault: Fault, outgoing: ServerResponse, answer: Answer
   }
 };
 
+interface KnownToken {
+  stored: boolean;
+  /** The insert that came last with it. */
+  last: Promise<unknown>;
+}
+
 export class ClickHouseProxy {
   readonly port: number;
   readonly #serverPort: number;
@@ -111,7 +117,7 @@ export class ClickHouseProxy {
   /** Blocks with a token that is known are not stored again, as a release of today does it. */
   deduplicates = false;
   /** By token: what came with it the first time, and whether it is stored. */
-  readonly #tokens = new Map<string, { stored: boolean }>();
+  readonly #tokens = new Map<string, KnownToken>();
   /** What was seen of the inserts of journal entries. */
   readonly seen = {
     /** Requests of any kind that met a fault. */
@@ -213,12 +219,21 @@ export class ClickHouseProxy {
       this.seen.held += 1;
       await delay(fault.ms);
     }
-    if (this.deduplicates && known?.stored === true) {
+    if (known === undefined) return this.#forward(asked);
+    if (!this.deduplicates) return this.#store(asked, fault, known);
+    // As ClickHouse does: of two with one token the second waits until it is known what became of the first.
+    const turn = known.last.then(() => {
+      if (!known.stored) return this.#store(asked, fault, known);
       this.seen.deduplicated += 1;
       return { status: 200, type: 'text/plain', body: Buffer.alloc(0) };
-    }
+    });
+    known.last = turn.catch(() => undefined); // whoever asked sees it
+    return turn;
+  }
+
+  async #store(asked: ClickHouseRequest, fault: Fault, known: KnownToken): Promise<Answer> {
     const answer = await this.#forward(asked);
-    if (known !== undefined && answer.status === 200) {
+    if (answer.status === 200) {
       known.stored = true;
       this.seen.stored += 1;
       if (!['none', 'slow', 'trickle'].includes(fault.kind)) this.seen.unheard += 1;
@@ -226,13 +241,13 @@ export class ClickHouseProxy {
     return answer;
   }
 
-  #note(token: string): { stored: boolean } {
+  #note(token: string): KnownToken {
     const known = this.#tokens.get(token);
     if (known !== undefined) {
       this.seen.tokensAgain += 1;
       return known;
     }
-    const first = { stored: false };
+    const first: KnownToken = { stored: false, last: Promise.resolve() };
     this.#tokens.set(token, first);
     return first;
   }

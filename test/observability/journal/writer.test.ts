@@ -521,6 +521,27 @@ describe('the writer of the journal', { skip: redisServerMissing() }, () => {
     await assertComplete(0);
   });
 
+  test('a part of a run came first: what follows is not put behind a gap', async () => {
+    await start();
+    await answer(2, 1);
+    await untilStored(3);
+    let lost: StoredEvent[] = [];
+    insert = async (block) => {
+      lost = block.filter(({ event }) => event.kind === 'timestamp.issued');
+      away();
+    };
+    await answer(3, 2);
+    await until('it is spooled', async () => (await waiting()) === 0);
+    await answer(3, 2);
+    await until('it is spooled as well', async () => (await waiting()) === 0);
+    // The first insert comes after all; the longer one from the spool is behind the same entry.
+    await store.insert(lost.slice(0, 3).filter(({ event }) => event.sequence < 6));
+    insert = (block) => store.insert(block);
+    await untilStored(13);
+    await stop();
+    await assertComplete(5);
+  });
+
   test('the tree is read from the store while blocks are written, and is the right one', async () => {
     await start();
     await answer(5);
