@@ -45,8 +45,9 @@ const entriesBehind = async (spool: Spool, at: ChainHead): Promise<StoredEvent[]
 };
 
 /**
- * Stores a block run by run, and looks each time what became of it. ClickHouse notes that it knows a block before it has it: one that is killed in between
- * takes the block for stored when it comes again, and has nothing. Then it is stored anew, when no insert is under way any more.
+ * Stores a block run by run, and looks each time what became of it. ClickHouse notes that it knows a run before it has it: one that is
+ * killed in between takes the run for stored when it comes again, and has nothing. Then it is stored anew, when no insert is under way
+ * any more.
  * @returns where the store ends now, which is behind one of these entries: another block may have come first, or a part of this one
  * @throws JOURNAL_STORE_UNAVAILABLE; JOURNAL_FORKED when it ends with another entry than these
  */
@@ -77,6 +78,14 @@ const endWithin = (block: readonly StoredEvent[], end: ChainHead): ChainHead => 
   return end;
 };
 
+/** The last block stays: it holds the positions. */
+const removeShipped = async (spool: Spool, end: ChainHead): Promise<void> => {
+  for (let [oldest, next] = spool.blocks; oldest !== undefined && next !== undefined; [oldest, next] = spool.blocks) {
+    if (oldest.first + oldest.count > end.size) return;
+    await spool.removeOldest();
+  }
+};
+
 /**
  * Ships until the store has all of the chain, or the signal.
  * @returns where the store ends, and how many entries it got
@@ -92,14 +101,13 @@ export const shipSpool = async (options: ShippingOptions, signal: AbortSignal): 
     const block = await entriesBehind(spool, at);
     // Of what was sent before, and of which nobody knows whether it came, a part may have come first.
     const end = await insertSurely(store, block, signal);
-    at = end;
     // Before anybody knows: a block that goes into the store directly clears the spool.
-    while ((spool.blocks[0]?.first ?? 0) + (spool.blocks[0]?.count ?? Number.POSITIVE_INFINITY) <= end.size && spool.blocks.length > 1)
-      await spool.removeOldest();
+    await removeShipped(spool, end);
     options.shipped(
       block.filter(({ event }) => event.sequence < end.size),
       end,
     );
+    at = end;
   }
   return { at, entries: at.size - before };
 };

@@ -160,16 +160,13 @@ export class JournalWriter {
     const ending = new AbortController();
     const shipping = this.#ship(AbortSignal.any([signal, ending.signal]));
     try {
-      const untilMs = (): number => (signal.aborted ? monotonicMs() - stoppedAtMs : 0);
-      let stoppedAtMs = 0;
-      signal.addEventListener('abort', () => {
-        stoppedAtMs = monotonicMs();
-      });
+      let stoppedAtMs: number | undefined;
       for (let drained = false; !drained; ) {
         const entries = await this.#collect(signal);
         if (entries.length > 0 || this.#appended.length > 0) await this.#commit(entries, signal);
         await this.#workExclusively();
-        drained = signal.aborted && (entries.length === 0 || untilMs() > drainMsMax);
+        if (signal.aborted) stoppedAtMs ??= monotonicMs();
+        drained = stoppedAtMs !== undefined && (entries.length === 0 || monotonicMs() - stoppedAtMs > drainMsMax);
       }
     } finally {
       ending.abort();
