@@ -26,7 +26,7 @@ const rawInserts = new WeakMap<ClickHouseClient, RawInsert>();
 
 /** A client with the engine in this process; another folder in the same process is refused by the engine. */
 export const embeddedClient = async (folder: string): Promise<ClickHouseClient> => {
-  // The engine's allocator reads this when it is loaded. By itself it keeps 180 MB more of what inserts have freed, to save 2 % of time.
+  // The engine's allocator reads this when it is loaded. By itself it keeps 180 MB more of what inserts have freed, to save 4 % of time.
   process.env['JE_MALLOC_CONF'] ??= 'narenas:1,dirty_decay_ms:0,muzzy_decay_ms:0';
   // Loading the engine takes 300 MB and half a second: only who embeds it pays.
   const { createChdbConnection } = await import('chdb/connection');
@@ -107,7 +107,7 @@ export interface Insertion {
 }
 
 /**
- * Inserts rows that are encoded already: half the CPU time and a third of the memory of rows as objects.
+ * Inserts rows that are encoded already: the main thread spends a third less on an entry than with rows as objects (18.5 to 12.9 µs).
  * @throws JOURNAL_STORE_UNAVAILABLE with an unknown outcome
  */
 export const insertRows = async (client: ClickHouseClient, { what, table, columns, rows, settings, signal }: Insertion): Promise<void> => {

@@ -93,7 +93,7 @@ const encodeRows = (run: readonly StoredEvent[], scratch: Buffer): Buffer => {
   return out.subarray(0, at);
 };
 
-/** More than a Redis that lost two seconds can have forgotten; a writer that takes over holds them in 50 MB. */
+/** More than a Redis that lost two seconds can have forgotten. */
 const originsMax = 200_000;
 
 /**

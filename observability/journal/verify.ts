@@ -3,7 +3,8 @@
  * signatures of the journal's key, the timestamps of its checkpoints, and checkpoints that are held elsewhere.
  *
  * It needs the store and the trust anchors, and no running service. Measured with 200,000 stamps of 931 octets in an embedded store:
- * 120,000 to 155,000 entries a second on two cores that others kept busy too; this thread alone does 287,000 in a second of its own.
+ * 95,000 to 155,000 entries a second on two cores that others kept busy too, 63,000 in the worst run; this thread alone does 287,000 in
+ * a second of its own.
  */
 import { SigilloError } from '../../config/errors.ts';
 import type { Checkpoint, CheckpointKey } from './checkpoint.ts';

@@ -1,6 +1,6 @@
 -- Every entry of the journal, whole: `octets` is the entry as it was sealed (docs/journal.md), and the only column that counts.
 -- The others repeat parts of it to be searched by. Measured with P-256 stamps: 158 bytes a row on disk, 155 of them `octets`; with
--- ZSTD at 6 as at 1, which costs a third of the CPU time.
+-- ZSTD at 6 as at 1, which takes 9 instead of 20 microseconds for insert and merge.
 CREATE TABLE IF NOT EXISTS journal_events
 (
     sequence UInt64 CODEC(Delta, ZSTD(3)),
@@ -35,10 +35,10 @@ ENGINE = MergeTree
 PARTITION BY (retention, toYYYYMM(fromUnixTimestamp64Micro(toInt64(unixMicros), 'UTC')))
 ORDER BY sequence
 -- A block that is sent again is stored once: its token is remembered for so many blocks.
--- Blocks for compression of 64 KB instead of 1 MB: as many buffers as columns and merges take 50 MB less.
+-- Blocks for compression of 64 KB instead of 1 MB: as many buffers as columns and merges took 30 MB less.
 -- A block is on the disk when its insert is answered, because Redis forgets it then. Merges need no sync: what was merged stays for
 -- eight minutes, and is taken again when the result is broken.
--- Parts are merged a dozen at a time: half the merges of the default, and half the tail that they gave to stamps on the same machine.
+-- Parts are merged a dozen at a time: the p99 of stamps on the same machine at half load was 20 ms instead of 39.
 SETTINGS non_replicated_deduplication_window = 10000, merge_selector_base = 12, fsync_after_insert = 1, fsync_part_directory = 1, max_compress_block_size = 65536, min_compress_block_size = 65536;
 
 -- Perfect subtrees of the Merkle tree at levels 8, 16, 24 and so on: one hash for 256 of the level below. Proofs are made from
