@@ -31,6 +31,7 @@ export const announcement = (config: Config): string =>
     `  timestamps   ${localUrl(config.public)}/tsa`,
     `  certificates ${localUrl(config.public)}/repository/trust.pem  ${localUrl(config.public)}/repository/tsa-chain.pem`,
     `  operations   ${localUrl(config.ops)}/readyz  ${localUrl(config.ops)}/metrics`,
+    '  journal      npx sigillo journal search  npx sigillo journal verify',
     '',
     config.timestamp.access === 'clients'
       ? 'To try it, put the name and secret of a client (npx sigillo client add NAME) into this line and paste it:'
