@@ -1,8 +1,9 @@
 /** The raw limit of the journal: rows of the same entries into the same table, one block after the other, and nothing else. */
 import { emptyChain, headBehind, sealEvent } from '../observability/journal/chain.ts';
 import { embeddedClient } from '../observability/journal/clickhouse.ts';
+import { noOrigin } from '../observability/journal/origin.ts';
 import { stampEvents } from '../observability/journal/stamp-events.ts';
-import { JournalStore, noOrigin, type StoredEvent } from '../observability/journal/store.ts';
+import { JournalStore, type StoredEvent } from '../observability/journal/store.ts';
 import { decodeAnswerBlock } from '../queue/answer-block.ts';
 
 export interface RawInsertJob {

@@ -5,9 +5,10 @@ import type { RedisClient } from '../../queue/redis.ts';
 import type { ChainHead } from './chain.ts';
 import { within } from './deadline.ts';
 import { decodeEvent, hashEvent } from './event-encoding.ts';
-import type { SourcePositions, Spool } from './spool.ts';
-import type { JournalStore, Origin } from './store.ts';
-import { laterPositions, readWriterState, type StartingPoint, startingPoint, type WriterState } from './writer-state.ts';
+import type { Origin } from './origin.ts';
+import type { Spool } from './spool.ts';
+import type { JournalStore } from './store.ts';
+import { readWriterState, type StartingPoint, startingPoint, type WriterState } from './writer-state.ts';
 
 export interface OpeningOptions {
   readonly redis: RedisClient;
@@ -43,7 +44,7 @@ const endOfSpool = async (spool: Spool) => {
   const [first, last] = [spool.blocks[0], spool.blocks.at(-1)];
   if (first === undefined || last === undefined) return undefined;
   const { entries, positions } = await spool.read(last);
-  const octets = entries.at(-1) as Buffer;
+  const { octets } = entries.at(-1) as { octets: Buffer };
   return { size: decodeEvent(octets).sequence + 1, hash: hashEvent(octets), first: first.first, positions };
 };
 
@@ -64,17 +65,12 @@ const settledHead = async (store: JournalStore, state: WriterState | undefined, 
   return head;
 };
 
-/** What is left in the spool from long ago goes; what was made there behind another entry than the store's is set aside. @returns whether it was of this chain */
-const clearLeftover = async (store: JournalStore, spoolHead: ChainHead, options: OpeningOptions): Promise<boolean> => {
-  const { spool, on } = options;
+/** What the store has of the spool goes; what was made there behind another entry than the store's is set aside. */
+const clearLeftover = async (store: JournalStore, spoolHead: ChainHead, { spool, on }: OpeningOptions): Promise<void> => {
   const hash = await within(storeDeadlineMs, store.hashAt(spoolHead.size - 1));
   // Its writer had lost the lease before it could say so in Redis: nothing was removed there, so nothing of it is missing.
-  if (hash !== undefined && Buffer.compare(hash, spoolHead.hash) !== 0) {
-    on.strayBlocks(await spool.setAside());
-    return false;
-  }
-  await spool.clear();
-  return true;
+  if (hash !== undefined && Buffer.compare(hash, spoolHead.hash) !== 0) on.strayBlocks(await spool.setAside());
+  else await spool.clear();
 };
 
 /**
@@ -94,14 +90,13 @@ export const findStart = async (options: OpeningOptions): Promise<Opening> => {
     on.storeFailed(error);
   }
   let spoolHead = await endOfSpool(spool);
-  let leftover: SourcePositions = {};
   if (store !== undefined && storeHead !== undefined && spoolHead !== undefined && spoolHead.size <= storeHead.size) {
-    if (await clearLeftover(store, spoolHead, options)) leftover = spoolHead.positions;
+    await clearLeftover(store, spoolHead, options);
     spoolHead = undefined;
   }
   const start = startingPoint({ node, store: storeHead, spool: spoolHead, state, stateMayBeOld });
   const known = store === undefined || storeHead === undefined ? [] : await within(storeDeadlineMs, store.originsFrom(state?.size ?? 0));
   // A Redis that fell back a moment has entries again that went into the store by way of the spool.
   const unsettled = storeHead !== undefined && (state?.inserting ?? 0) > storeHead.size;
-  return { ...start, positions: laterPositions(start.positions, leftover), storeHead, state, known, unsettled };
+  return { ...start, storeHead, state, known, unsettled };
 };

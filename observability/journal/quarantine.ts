@@ -1,7 +1,7 @@
 /** What becomes of an entry that cannot be read, or whose events do not fit their kinds: an event that holds its octets, for people to look at. */
 import type { EventDraft } from './events.ts';
+import type { Origin } from './origin.ts';
 import { draftOf } from './recorder.ts';
-import type { Origin } from './store.ts';
 
 /** An event is 64 KiB at most. */
 const partOctets = 48 * 1024;

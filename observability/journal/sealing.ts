@@ -2,9 +2,10 @@
 import { SigilloError } from '../../config/errors.ts';
 import { type ChainHead, headBehind, type SealedEvent, sealEvent } from './chain.ts';
 import type { EventDraft } from './events.ts';
+import { noOrigin } from './origin.ts';
 import { quarantineDrafts } from './quarantine.ts';
 import type { SourcedEvent, SourceEntry } from './sources.ts';
-import { noOrigin, partitionOf, type StoredEvent } from './store.ts';
+import { partitionOf, type StoredEvent } from './store.ts';
 
 /** An event of the journal itself, and who waits for it. */
 export interface AppendedEvent {

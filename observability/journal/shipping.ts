@@ -4,7 +4,7 @@ import { type ChainHead, emptyChain, type SealedEvent } from './chain.ts';
 import { within } from './deadline.ts';
 import { decodeEvent, hashEvent } from './event-encoding.ts';
 import type { Spool } from './spool.ts';
-import { type JournalStore, noOrigin, runsOf, type StoredEvent } from './store.ts';
+import { type JournalStore, runsOf, type StoredEvent } from './store.ts';
 
 export interface ShippingOptions {
   readonly spool: Spool;
@@ -24,18 +24,19 @@ const insertDeadlineMs = 10_000;
 /** Entries of one insert: several blocks, because a store that takes a second for one takes little more for four. */
 const entriesMax = 12_000;
 
-/** The entries that come behind `at`, of as many blocks as one insert takes. @throws JOURNAL_SHORTENED, JOURNAL_FORKED, JOURNAL_SPOOL_DAMAGED */
-const entriesBehind = async (spool: Spool, at: ChainHead): Promise<StoredEvent[]> => {
-  const files = spool.blocks.filter(({ first, count }) => first + count > at.size);
+/** The entries that come behind `at`, of as many blocks before `end` as one insert takes. @throws JOURNAL_SHORTENED, JOURNAL_FORKED, JOURNAL_SPOOL_DAMAGED */
+const entriesBehind = async (spool: Spool, at: ChainHead, end: number): Promise<StoredEvent[]> => {
+  // The newest block does not count before it is recorded in Redis.
+  const files = spool.blocks.filter(({ first, count }) => first + count > at.size && first + count <= end);
   if (files[0] === undefined || files[0].first > at.size) {
     throw new SigilloError('JOURNAL_SHORTENED', `Entry ${at.size} is neither in the store nor in the spool.`);
   }
   const block: StoredEvent[] = [];
   for (const file of files) {
     if (block.length > 0 && block.length + file.count > entriesMax) break;
-    for (const octets of (await spool.read(file)).entries) {
+    for (const { octets, origin } of (await spool.read(file)).entries) {
       const event = decodeEvent(octets);
-      if (event.sequence >= at.size) block.push({ event, octets, hash: hashEvent(octets), origin: noOrigin });
+      if (event.sequence >= at.size) block.push({ event, octets, hash: hashEvent(octets), origin });
     }
   }
   if (at.size > 0 && Buffer.compare(block[0]?.event.previous ?? emptyChain.hash, at.hash) !== 0) {
@@ -98,7 +99,7 @@ export const shipSpool = async (options: ShippingOptions, signal: AbortSignal): 
   const before = at.size;
   while (at.size < head().size && !signal.aborted) {
     checkLease();
-    const block = await entriesBehind(spool, at);
+    const block = await entriesBehind(spool, at, head().size);
     // Of what was sent before, and of which nobody knows whether it came, a part may have come first.
     const end = await insertSurely(store, block, signal);
     // Before anybody knows: a block that goes into the store directly clears the spool.

@@ -11,10 +11,9 @@ import { journalKeys, laneKeys } from '../../queue/keys.ts';
 import type { RedisClient } from '../../queue/redis.ts';
 import { decodeDrafts } from './draft-block.ts';
 import type { EventDraft } from './events.ts';
+import type { Origin, SourcePositions } from './origin.ts';
 import { quarantineDrafts } from './quarantine.ts';
-import type { SourcePositions } from './spool.ts';
 import { stampEvents } from './stamp-events.ts';
-import type { Origin } from './store.ts';
 
 /** A stream, and how one of its entries is read. */
 export interface JournalSource {

@@ -11,17 +11,7 @@ import { asking, insertRows, jsonRows, octetRows } from './clickhouse.ts';
 import { decodeEvent, hashEvent } from './event-encoding.ts';
 import { eventCatalogue, type JournalEvent } from './events.ts';
 import { type Engine, migrate } from './migrations.ts';
-
-/** Where an event came from: entry `millis`-`number` of a stream in Redis, and its place in it. */
-export interface Origin {
-  readonly source: string;
-  readonly millis: number;
-  readonly number: number;
-  readonly index: number;
-}
-
-/** For what the writer makes itself, and for what came back from the spool: nothing in Redis stands behind it. */
-export const noOrigin: Origin = { source: '', millis: 0, number: 0, index: 0 };
+import type { Origin } from './origin.ts';
 
 /** An entry on its way into the store. */
 export interface StoredEvent extends SealedEvent {

@@ -10,7 +10,7 @@ import { SigilloError } from '../../config/errors.ts';
 import { journalKeys } from '../../queue/keys.ts';
 import type { RedisClient } from '../../queue/redis.ts';
 import { type ChainHead, emptyChain } from './chain.ts';
-import type { SourcePositions } from './spool.ts';
+import type { SourcePositions } from './origin.ts';
 
 const writeScript = readFileSync(new URL('../../queue/commands/writeJournalState-2.lua', import.meta.url), 'utf8');
 
@@ -73,18 +73,6 @@ export interface StartingPoint {
   readonly head: ChainHead;
   readonly positions: SourcePositions;
 }
-
-const isLater = (a: string, b: string): boolean => {
-  const [[aMillis = 0, aNumber = 0], [bMillis = 0, bNumber = 0]] = [a.split('-').map(Number), b.split('-').map(Number)];
-  return aMillis > bMillis || (aMillis === bMillis && aNumber > bNumber);
-};
-
-/** For each source the position that is further. */
-export const laterPositions = (one: SourcePositions, other: SourcePositions): SourcePositions => {
-  const all = { ...one };
-  for (const [source, id] of Object.entries(other)) if (isLater(id, all[source] ?? '0-0')) all[source] = id;
-  return all;
-};
 
 const hexOf = (head: ChainHead): string => Buffer.from(head.hash).toString('hex');
 

@@ -15,10 +15,11 @@ import { within } from './deadline.ts';
 import type { EventDraft } from './events.ts';
 import { MerkleTree } from './merkle.ts';
 import { findStart, type Opening } from './opening.ts';
+import type { SourcePositions } from './origin.ts';
 import { type AppendedEvent, sealBlock } from './sealing.ts';
 import { insertSurely, shipSpool } from './shipping.ts';
 import { JournalSources, type SourceEntry } from './sources.ts';
-import type { SourcePositions, SpoolBlock } from './spool.ts';
+import type { SpoolBlock } from './spool.ts';
 import type { JournalStore, StoredEvent } from './store.ts';
 import { type JournalSnapshot, journalClient, type WriterOptions } from './writer-options.ts';
 import { type WriterState, writeWriterState } from './writer-state.ts';
@@ -283,11 +284,7 @@ export class JournalWriter {
     if (this.#storeHasAll && !tooMuch && (await this.#store(block, head))) return 'store';
     if (this.#unsettled) throw new SigilloError('JOURNAL_STORE_UNAVAILABLE', 'What an earlier writer has sent may still come.');
     try {
-      return await this.#options.spool.append(
-        this.#head.size,
-        block.map(({ octets }) => octets),
-        positions,
-      );
+      return await this.#options.spool.append(this.#head.size, block, positions);
     } catch (error) {
       if (!(error instanceof SigilloError) || error.code !== 'JOURNAL_SPOOL_FULL' || signal.aborted) throw error;
       this.#options.on.spoolFull(error);

@@ -11,7 +11,7 @@ import { homePaths } from '../../config/home.ts';
 import { embeddedClient } from '../../observability/journal/clickhouse.ts';
 import { decodeDrafts } from '../../observability/journal/draft-block.ts';
 import { type LocalServer, serveLocally } from '../../observability/journal/local-server.ts';
-import { noOrigin } from '../../observability/journal/store.ts';
+import { noOrigin } from '../../observability/journal/origin.ts';
 import { journalKeys } from '../../queue/keys.ts';
 import {
   editedOctets,

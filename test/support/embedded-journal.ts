@@ -2,7 +2,8 @@
 import { type ChainHead, headBehind, sealEvent } from '../../observability/journal/chain.ts';
 import { embeddedClient } from '../../observability/journal/clickhouse.ts';
 import type { EventDraft } from '../../observability/journal/events.ts';
-import { JournalStore, noOrigin, type StoredEvent } from '../../observability/journal/store.ts';
+import { noOrigin } from '../../observability/journal/origin.ts';
+import { JournalStore, type StoredEvent } from '../../observability/journal/store.ts';
 import type { SoftwareTsu } from './software-tsu.ts';
 import { temporaryFolder } from './token-home.ts';
 

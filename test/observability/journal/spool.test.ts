@@ -5,13 +5,19 @@ import { cpSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, writeFi
 import { join } from 'node:path';
 import { after, beforeEach, describe, test } from 'node:test';
 import { eventOctetsMax } from '../../../observability/journal/event-encoding.ts';
+import { noOrigin, type Origin } from '../../../observability/journal/origin.ts';
 import { Spool } from '../../../observability/journal/spool.ts';
 import { temporaryFolder } from '../../support/token-home.ts';
 
 const octetsMax = 100_000;
-const entriesFrom = (first: number, count: number, octets = 100): Buffer[] =>
-  // Octets that do not shrink, and the same each time: as those of signatures.
-  Array.from({ length: count }, (_, i) => hash('shake256', `entry ${first + i}`, { outputEncoding: 'buffer', outputLength: octets }));
+const sources = ['', 'lane:{timestamp}:journal', 'other'] as const;
+const entriesFrom = (first: number, count: number, length = 100): { octets: Buffer; origin: Origin }[] =>
+  Array.from({ length: count }, (_, i) => {
+    // Octets that do not shrink, and the same each time: as those of signatures.
+    const octets = hash('shake256', `entry ${first + i}`, { outputEncoding: 'buffer', outputLength: length });
+    const source = sources[i % sources.length] as string;
+    return { octets, origin: source === '' ? noOrigin : { source, millis: 1_795_000_000_123, number: first, index: i } };
+  });
 const positions = { 'lane:{timestamp}:journal': '1795000000000-3', other: '' };
 const isDamaged = { code: 'JOURNAL_SPOOL_DAMAGED' };
 
@@ -132,7 +138,7 @@ describe('the spool', () => {
   test('the longest entries', async () => {
     const spool = await Spool.open(folder, 10 * eventOctetsMax);
     const block = await spool.append(0, entriesFrom(0, 2, eventOctetsMax), positions);
-    assert.equal((await spool.read(block)).entries[1]?.length, eventOctetsMax);
+    assert.equal((await spool.read(block)).entries[1]?.octets.length, eventOctetsMax);
   });
 
   test('a full disk: told, nothing of the block is left, and it goes on when there is room', {

@@ -6,8 +6,9 @@ import { type ChainHead, emptyChain, followChain, headBehind, sealEvent } from '
 import { embeddedClient } from '../../../observability/journal/clickhouse.ts';
 import type { EventDraft } from '../../../observability/journal/events.ts';
 import { knownMigrations, migrate, statementFor } from '../../../observability/journal/migrations.ts';
+import { noOrigin } from '../../../observability/journal/origin.ts';
 import { JournalReader } from '../../../observability/journal/reader.ts';
-import { imprintTail, JournalStore, noOrigin, type StoredEvent } from '../../../observability/journal/store.ts';
+import { imprintTail, JournalStore, type StoredEvent } from '../../../observability/journal/store.ts';
 import { temporaryFolder } from '../../support/token-home.ts';
 import { allKinds, draftOf } from './fixtures.ts';
 

@@ -9,6 +9,7 @@ import { embeddedClient } from '../../../observability/journal/clickhouse.ts';
 import { encodeDrafts } from '../../../observability/journal/draft-block.ts';
 import type { EventDraft, JournalEvent } from '../../../observability/journal/events.ts';
 import { MerkleTree } from '../../../observability/journal/merkle.ts';
+import { noOrigin } from '../../../observability/journal/origin.ts';
 import { JournalReader } from '../../../observability/journal/reader.ts';
 import { Spool } from '../../../observability/journal/spool.ts';
 import { JournalStore, type StoredEvent } from '../../../observability/journal/store.ts';
@@ -434,7 +435,7 @@ describe('the writer of the journal', { skip: redisServerMissing() }, () => {
     await stop();
     const spool = await Spool.open(spoolFolder, 1_000_000);
     const stray = sealEvent({ size: 1, hash: Buffer.alloc(32, 9) }, draftOf('service.logStarted', { optional: true }));
-    await spool.append(1, [stray.octets], {});
+    await spool.append(1, [{ octets: stray.octets, origin: noOrigin }], {});
     await start();
     await answer(2);
     await untilStored(4);
@@ -489,6 +490,59 @@ describe('the writer of the journal', { skip: redisServerMissing() }, () => {
     await start();
     await answer(1);
     await untilStored(961);
+    await stop();
+    await assertComplete(0);
+  });
+
+  test('a crash between spool and record, and another before anything is recorded: nothing is there twice', async () => {
+    await start();
+    await answer(2);
+    await untilStored(2);
+    // As kill -9 would: the block is in the spool, the record in Redis is of before.
+    insert = async () => {
+      await redis.quit();
+      away();
+    };
+    await answer(3);
+    assert.ok((await running?.ended) instanceof Error);
+    running = undefined;
+    redis = server.connect();
+    insert = (block) => store.insert(block);
+    await start();
+    await untilStored(5);
+    await stop();
+    assert.equal((await open()).head.size, 5);
+    await start();
+    await answer(1);
+    await untilStored(6);
+    await stop();
+    await assertComplete(0);
+  });
+
+  test('Redis falls back to before an outage of the store: what came in by way of the spool is known there', async () => {
+    await start();
+    await answer(2);
+    await untilStored(2);
+    await stop();
+    const record = (await redis.get(journalKeys.state)) as string;
+    await answer(3);
+    const [[, fields] = []] = await redis.xrangeBuffer(lane, '-', '+');
+    const [[id] = []] = await redis.xrange(lane, '-', '+');
+    storeAway = true;
+    const writer = await start();
+    await until('it is spooled', () => writer.head.size === 5);
+    storeAway = false;
+    await untilStored(5);
+    await answer(1);
+    await untilStored(6);
+    await until('the spool is empty', async () => (await Spool.open(spoolFolder, 1_000_000)).blocks.length === 0);
+    await stop();
+    await redis.del(lane);
+    await redis.xadd(lane, id as string, 'b', fields?.[1] as Buffer);
+    await redis.set(journalKeys.state, record);
+    await start();
+    await answer(1);
+    await untilStored(7);
     await stop();
     await assertComplete(0);
   });
