@@ -4,7 +4,15 @@
  * take as much room on disk.
  */
 import { randomBytes, randomFillSync } from 'node:crypto';
-import { answerOctets, blockHeaderOctets, type StampAnswer, writeAnswer, writeBlockHeader } from '../queue/answer-block.ts';
+import {
+  answerOctets,
+  blockHeaderOctets,
+  type StampAnswer,
+  sectionHeaderOctets,
+  writeAnswer,
+  writeBlockHeader,
+  writeSectionHeader,
+} from '../queue/answer-block.ts';
 
 /** A P-256 token without certificates is 650 octets or so, with SHA-256 and a nonce of eight octets. */
 const tokenOctets = 650;
@@ -46,9 +54,9 @@ export const makeAnswerBlock = (stamps: number): Buffer => {
       serial: nextSerial(),
     };
   });
-  const length = answers.reduce((sum, answer) => sum + answerOctets(answer) + tokenOctets, blockHeaderOctets(node));
+  const length = answers.reduce((sum, answer) => sum + answerOctets(answer) + tokenOctets, blockHeaderOctets(node) + sectionHeaderOctets);
   const block = Buffer.allocUnsafe(length);
-  let at = writeBlockHeader(block, node, tsu, stamps);
+  let at = writeSectionHeader(block, writeBlockHeader(block, node, 1), tsu, stamps);
   for (const answer of answers) {
     at = writeAnswer(block, at, answer, tokenOctets);
     shape.copy(block, at);

@@ -74,6 +74,12 @@ export const errorCatalogue = {
     final,
   ),
   HSM_KEY_MISSING: entry('The key is not in the token.', 'Check key label and slot; a demonstration key is made by a restart.', 0, final),
+  TSU_NONE_ACTIVE: entry(
+    'No timestamping key of this slot may be used at this time.',
+    'See `sigillo tsu list`: a key whose usage period has ended must be replaced, one that is not yet activated waited for.',
+    0,
+    again,
+  ),
   HSM_KEY_MISMATCH: entry(
     'The key in the token does not match its certificate.',
     'Install the certificate that was issued for this key.',

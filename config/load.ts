@@ -18,7 +18,7 @@ const shortNames: Readonly<Record<string, readonly string[]>> = {
   SIGILLO_OPS_PORT: ['ops', 'port'],
 };
 /** Read by other parts than the schema. */
-const reservedNames = new Set(['SIGILLO_CONFIG']);
+const reservedNames = new Set(['SIGILLO_CONFIG', 'SIGILLO_SLOT']);
 
 const isTree = (value: unknown): value is Tree => typeof value === 'object' && value !== null && !Array.isArray(value);
 

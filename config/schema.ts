@@ -91,6 +91,8 @@ const slotSchema = z.strictObject({
   label,
   purposes: z.array(z.enum(keyPurposes)).min(1),
   pinFile: path,
+  /** Sessions for stamping at most; unset: 32, or fewer when the token says so. As many are opened as it makes use of. */
+  sessions: z.int().min(1).max(1_000).optional(),
 });
 
 const hsmSchema = z
@@ -115,6 +117,12 @@ const signerSchema = z.strictObject({
   batchesPerWorker: z.int().min(1).max(16).default(2),
   /** A signer that has not read for so long counts as dead, and its entries are claimed by a living one. */
   deadAfterMs: z.int().min(500).max(60_000).default(2_000),
+  /** A call into the PKCS#11 module that takes longer will never end: the process is replaced, and others take over what it had. */
+  callMsMax: z.int().min(200).max(120_000).default(1_500),
+  /** How often sessions are used when there is nothing to sign: network HSMs and firewalls close idle ones after minutes. */
+  keepAliveMs: z.int().min(1_000).max(3_600_000).default(60_000),
+  /** Pace at which sessions are opened; some tokens fail when many come at once. */
+  sessionsPerSecond: z.int().min(1).max(1_000).default(20),
 });
 
 const tsuSchema = z

@@ -20,7 +20,7 @@ export interface SignerMetrics {
 
 export interface SignerGauges {
   readonly slot: string;
-  readonly sessionsOpen: number;
+  sessionsOpen(): number;
   entriesBusy(): number;
   sessionsBusy(): number;
   /** Whether the journal's key would sign. */
@@ -45,7 +45,7 @@ const registerGauges = (gauges: SignerGauges, registers: Registry[]): void => {
     collect() {
       const busy = gauges.sessionsBusy();
       this.set({ slot: gauges.slot, state: 'busy' }, busy);
-      this.set({ slot: gauges.slot, state: 'idle' }, gauges.sessionsOpen - busy);
+      this.set({ slot: gauges.slot, state: 'idle' }, Math.max(0, gauges.sessionsOpen() - busy));
     },
   });
   new Gauge({

@@ -2,21 +2,26 @@
  * A block of answers, as a signer makes it for one lane entry. The same bytes go to the gateway, as its reply, and into
  * the journal, as the events: what was answered is what is journalled, because it is one thing, written once.
  *
- * Version 1, all integers big-endian:
+ * Version 2, all integers big-endian:
  *
- *     block    u8 version, u8+node, 32 octets tsu, u16 count, then each answer
+ *     block    u8 version, u8+node, u8 sections, then each section
+ *     section  32 octets tsu, u16 count, then each answer
  *     answer   u32 id, u8 outcome, u8 flags (0x01 clock trusted, 0x02 certReq), u48 time (Unix milliseconds),
  *              u8+client, u8+policy, u8+messageImprint, u8+serial, u24+token
  *
- * `tsu` is the SHA-256 of the TSU certificate. `policy` and `messageImprint` are whole DER values. serial and token are
+ * A section holds the answers of one TSU: a batch has two when another TSU was activated meanwhile, and as many as threads when it was
+ * shared out. `tsu` is the SHA-256 of the TSU certificate. `policy` and `messageImprint` are whole DER values. serial and token are
  * empty unless the outcome is granted; the token is without certificates: with certReq the client gets it with the chain
  * of the TSU, which is published once (pki/token-certificates.ts makes the issued token, bit for bit).
  */
-import { SigilloError } from '../config/errors.ts';
+import { invariant, SigilloError } from '../config/errors.ts';
 import { ByteReader, putShort } from './byte-fields.ts';
 
-export const answerBlockVersion = 1;
+export const answerBlockVersion = 2;
 const tsuOctets = 32;
+const sectionsMax = 255;
+/** Octets of the header of a section. */
+export const sectionHeaderOctets = tsuOctets + 2;
 const trustedFlag = 0x01;
 const certReqFlag = 0x02;
 
@@ -40,15 +45,35 @@ export interface StampAnswer {
 }
 
 /** Octets of the header of a block. */
-export const blockHeaderOctets = (node: string): number => 1 + 1 + node.length + tsuOctets + 2;
+export const blockHeaderOctets = (node: string): number => 1 + 1 + node.length + 1;
 
-/** Writes the header of a block. @param node ASCII name of the signer's host @returns offset of the first answer */
-export const writeBlockHeader = (out: Buffer, node: string, tsu: Uint8Array, count: number): number => {
+/** Writes the header of a block. @param node ASCII name of the signer's host @returns offset of the first section */
+export const writeBlockHeader = (out: Buffer, node: string, sections: number): number => {
   out[0] = answerBlockVersion;
   out[1] = node.length;
   const at = 2 + out.write(node, 2, 'latin1');
-  out.set(tsu, at);
-  return out.writeUInt16BE(count, at + tsuOctets);
+  out[at] = sections;
+  return at + 1;
+};
+
+/** Writes the header of a section. @returns offset of its first answer */
+export const writeSectionHeader = (out: Buffer, offset: number, tsu: Uint8Array, count: number): number => {
+  out.set(tsu, offset);
+  return out.writeUInt16BE(count, offset + tsuOctets);
+};
+
+/** One block of several that one host made. @throws INTERNAL when there are more sections than a block has room for */
+export const joinAnswerBlocks = (node: string, blocks: readonly Uint8Array[]): Buffer => {
+  const header = blockHeaderOctets(node);
+  const sections = blocks.reduce((sum, block) => sum + (block[header - 1] as number), 0);
+  invariant(sections <= sectionsMax, `a block of ${sections} sections`);
+  const joined = Buffer.allocUnsafe(blocks.reduce((sum, block) => sum + block.length - header, header));
+  let at = writeBlockHeader(joined, node, sections);
+  for (const block of blocks) {
+    joined.set(block.subarray(header), at);
+    at += block.length - header;
+  }
+  return joined;
 };
 
 /** Octets of an answer around its token. */
@@ -74,17 +99,17 @@ export interface DecodedStampAnswer extends StampAnswer {
   readonly token: Buffer;
 }
 
-export interface AnswerBlock {
-  readonly node: string;
+export interface AnswerSection {
   readonly tsu: Buffer;
   readonly answers: readonly DecodedStampAnswer[];
 }
 
-/** Reads a block. @throws LANE_ENTRY_MALFORMED */
-export const decodeAnswerBlock = (bytes: Buffer): AnswerBlock => {
-  const reader = new ByteReader(bytes);
-  reader.version(answerBlockVersion);
-  const node = reader.view(1).toString('latin1');
+export interface AnswerBlock {
+  readonly node: string;
+  readonly sections: readonly AnswerSection[];
+}
+
+const readSection = (reader: ByteReader): AnswerSection => {
   const tsu = reader.fixed(tsuOctets);
   const count = reader.unsigned(2);
   const answers: DecodedStampAnswer[] = [];
@@ -106,6 +131,15 @@ export const decodeAnswerBlock = (bytes: Buffer): AnswerBlock => {
       token: reader.view(3),
     });
   }
+  return { tsu, answers };
+};
+
+/** Reads a block. @throws LANE_ENTRY_MALFORMED */
+export const decodeAnswerBlock = (bytes: Buffer): AnswerBlock => {
+  const reader = new ByteReader(bytes);
+  reader.version(answerBlockVersion);
+  const node = reader.view(1).toString('latin1');
+  const sections = Array.from({ length: reader.unsigned(1) }, () => readSection(reader));
   reader.finish();
-  return { node, tsu, answers };
+  return { node, sections };
 };

@@ -7,7 +7,7 @@
  * signer's answer, with `expired` at its deadline, or with `unavailable` when Redis did not take it.
  */
 import { setTimeout as delay, setImmediate as turn } from 'node:timers/promises';
-import { type AnswerBlock, decodeAnswerBlock, type StampOutcome } from './answer-block.ts';
+import { type AnswerBlock, type AnswerSection, decodeAnswerBlock, type StampOutcome } from './answer-block.ts';
 import { type LaneKeys, type LaneName, laneKeys } from './keys.ts';
 import { blockMs, type RedisClient } from './redis.ts';
 import { encodeStampRequests, type StampRequest } from './stamp-messages.ts';
@@ -261,14 +261,18 @@ export class LaneRequester {
     if (this.#readSinceTrim >= trimAfter || (entries.length === 0 && this.#readSinceTrim > 0)) this.#trim();
   }
 
-  #deliver(number: number, { answers, tsu }: AnswerBlock): void {
+  #deliver(number: number, { sections }: AnswerBlock): void {
+    for (const section of sections) this.#deliverSection(section);
+    this.#endEntry(number);
+  }
+
+  #deliverSection({ tsu, answers }: AnswerSection): void {
     for (const { id, outcome, token } of answers) {
       const slot = this.#byId.get(id);
       if (slot === undefined) continue;
       if (outcome === 'granted') this.#settle(slot, { kind: 'granted', token, tsu });
       else this.#settle(slot, outcome === 'expired' ? expired : { kind: 'refused', failInfo: outcome });
     }
-    this.#endEntry(number);
   }
 
   #trim(): void {

@@ -1,7 +1,7 @@
 /**
  * The signer's end of a lane: reads entries as far as there is capacity, and answers each exactly once.
  *
- * The entries of a signer that died are claimed by a living one. While Redis is away nothing is read; an answer that
+ * The entries of a signer that died are claimed by a living one, and at once those of a signer that gave up. While Redis is away nothing is read; an answer that
  * could not be delivered is tried again until its deadline, and never delivered twice (queue/commands/answer-4.lua).
  */
 import { createHash } from 'node:crypto';
@@ -29,6 +29,9 @@ export interface LaneAnswerBatch {
   readonly stamps: ReadonlyMap<string, number>;
 }
 
+/** Thrown by the work of an entry that is not answered here, and stays for others: this signer is about to abandon the lane. */
+export class HandedBack extends Error {}
+
 export type LaneFailureStage = 'read' | 'answer' | 'work' | 'claim';
 
 export interface LaneResponderOptions {
@@ -42,7 +45,10 @@ export interface LaneResponderOptions {
   readonly deadAfterMs: number;
   /** Longest time any gateway waits for an answer. */
   readonly deadlineMs: number;
-  /** Makes the answer. When it throws, the entry stays unanswered, and its gateway refuses it at the deadline. */
+  /**
+   * Makes the answer. When it throws HandedBack, another signer makes it; at any other error the entry stays unanswered, and its gateway
+   * refuses it at the deadline.
+   */
   readonly work: (entry: LaneEntry) => Promise<LaneAnswerBatch>;
   readonly on: {
     claimed(entries: number): void;
@@ -56,6 +62,10 @@ const script = readFileSync(new URL('./commands/answer-4.lua', import.meta.url),
 const scriptSha = createHash('sha1').update(script).digest('hex');
 
 const heartbeatMs = 500;
+/** How soon the entries of a signer that gave up are taken over. */
+const claimEveryMs = 100;
+/** Two that claim at once: the one that comes second must find the entry claimed. */
+const abandonedIdleMs = 10;
 const claimsAtOnce = 16;
 const forgetAfterMs = 60_000;
 const retryMs = 50;
@@ -110,6 +120,18 @@ export class LaneResponder {
     await Promise.all(this.#tasks.values());
     this.#clock.close();
     await this.#forget(this.#options.signerId).catch(() => undefined); // best effort: a living signer does it later
+  }
+
+  /**
+   * Leaves the lane at once: what was read and not answered is taken over by others. Answers that are under way may still be given,
+   * each by one signer only. The connections are the caller's, and the one that reads is to be closed.
+   */
+  async abandon(): Promise<void> {
+    this.#closing = true;
+    this.#whenFree?.();
+    this.#clock.close();
+    // A time before zero: this one is not dead for want of a heartbeat, and need not be waited for.
+    await this.#options.command.zadd(this.#keys.signers, -Math.round(this.#clock.nowMs()), this.#options.signerId);
   }
 
   async #createGroup(): Promise<void> {
@@ -207,6 +229,7 @@ export class LaneResponder {
     try {
       batch = await this.#options.work(entry);
     } catch (error) {
+      if (error instanceof HandedBack) return;
       this.#options.on.failed('work', error);
       // Signing it again would fail again: out of the books, its gateway refuses it at the deadline.
       await this.#drop(entry.id).catch(() => undefined); // best effort: it is dropped by its deadline
@@ -253,14 +276,19 @@ export class LaneResponder {
   }
 
   async #keepHouse(): Promise<void> {
+    let beatAtMs = Number.NEGATIVE_INFINITY;
     while (!this.#closing) {
       try {
-        await this.#beat();
+        const now = monotonicMs();
+        if (now - beatAtMs >= heartbeatMs) {
+          await this.#beat();
+          beatAtMs = now;
+        }
         await this.#claimFromDead();
       } catch (error) {
         await this.#recover('claim', error);
       }
-      await delay(heartbeatMs);
+      await delay(claimEveryMs);
     }
   }
 
@@ -276,20 +304,22 @@ export class LaneResponder {
     for (let i = 0; i < dead.length; i += 2) {
       const name = dead[i] as string;
       if (name === signerId) continue;
-      await this.#claimFrom(name);
-      if (Number(dead[i + 1]) < now - forgetAfterMs) await this.#forget(name);
+      const lastMs = Number(dead[i + 1]);
+      await this.#claimFrom(name, lastMs < 0 ? abandonedIdleMs : deadAfterMs);
+      // One that gave up may have been handed an entry in its last moment, so it is not forgotten at once either.
+      if (Math.abs(lastMs) < now - forgetAfterMs) await this.#forget(name);
     }
   }
 
-  async #claimFrom(dead: string): Promise<void> {
-    const { command, capacity, deadAfterMs, on, signerId } = this.#options;
+  async #claimFrom(dead: string, idleMsMin: number): Promise<void> {
+    const { command, capacity, on, signerId } = this.#options;
     const room = Math.min(claimsAtOnce, capacity - this.#tasks.size);
     if (room <= 0) return;
     const pending = (await command.xpending(this.#keys.requests, signerGroup, '-', '+', room, dead)) as [string, ...unknown[]][];
     const ids = pending.map(([id]) => id);
     if (ids.length === 0) return;
     // The minimum idle time lets only one of several claimers win each entry; entries deleted meanwhile leave the books here.
-    const claimed = (await command.callBuffer('XCLAIM', this.#keys.requests, signerGroup, signerId, deadAfterMs, ...ids)) as StreamEntry[];
+    const claimed = (await command.callBuffer('XCLAIM', this.#keys.requests, signerGroup, signerId, idleMsMin, ...ids)) as StreamEntry[];
     if (claimed.length > 0) on.claimed(claimed.length);
     for (const entry of claimed) this.#start(entry);
   }

@@ -72,5 +72,6 @@ export const configuredTsu = (config: Config, tokenLabel: string): Tsu => {
     scheme,
     signatureDigest: signatureDigest ?? defaultDigest(scheme),
     chain,
+    activeFromMs: Number.MIN_SAFE_INTEGER,
   };
 };

@@ -33,6 +33,8 @@ export interface KeySession {
    * is 27 of 43 microseconds. What fails here is left for `sign` to find.
    */
   prepare(): void;
+  /** Asks the token about the session: network HSMs close those that are idle for minutes. @throws the PKCS#11 error of the module */
+  keepAlive(): void;
   close(): void;
 }
 
@@ -75,6 +77,12 @@ export const openKeySession = (options: KeySessionOptions): KeySession => {
   };
   let current = open();
 
+  const reopen = (): void => {
+    closeSession(current.session);
+    initialised = false;
+    current = open();
+  };
+
   /** True while the session is between C_SignInit and C_Sign. Nothing else uses it, so no other operation can come between. */
   let initialised = false;
   const initialise = (): void => {
@@ -94,8 +102,7 @@ export const openKeySession = (options: KeySessionOptions): KeySession => {
         raw = signOnce(hash);
       } catch (error) {
         if (classifyPkcs11Error(error) !== 'session') throw error;
-        closeSession(current.session);
-        current = open();
+        reopen();
         raw = signOnce(hash);
       }
       return signatureValue(scheme, raw);
@@ -106,6 +113,14 @@ export const openKeySession = (options: KeySessionOptions): KeySession => {
         initialise();
       } catch {
         // The token is away or the session is gone: the next signature meets the same error, and deals with it.
+      }
+    },
+    keepAlive() {
+      try {
+        module.C_GetSessionInfo(current.session);
+      } catch (error) {
+        if (classifyPkcs11Error(error) !== 'session') throw error;
+        reopen();
       }
     },
     close() {

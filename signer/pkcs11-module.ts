@@ -19,6 +19,8 @@ export interface HsmSlot {
   readonly label: string;
   readonly purposes: readonly KeyPurpose[];
   readonly pinFile: string;
+  /** Sessions for stamping at most; undefined leaves it to the signer. */
+  readonly sessions?: number | undefined;
 }
 
 /** A module with the tokens that are used in it, whoever made them. */
@@ -68,10 +70,15 @@ export const resolveHsm = (config: Config): Hsm => {
   };
 };
 
-/** The first configured slot for a purpose. @throws CONFIG_INVALID when there is none */
-export const slotForPurpose = (hsm: Hsm, purpose: KeyPurpose): HsmSlot => {
-  const slot = hsm.slots.find((candidate) => candidate.purposes.includes(purpose));
-  if (slot === undefined) throw new SigilloError('CONFIG_INVALID', `hsm.slots: none has the purpose ${purpose}`);
+/** The first configured slot for a purpose, or the one with this label. @throws CONFIG_INVALID when there is none */
+export const slotForPurpose = (hsm: Hsm, purpose: KeyPurpose, label?: string): HsmSlot => {
+  const slot = hsm.slots.find((candidate) => candidate.purposes.includes(purpose) && (label ?? candidate.label) === candidate.label);
+  if (slot === undefined) {
+    throw new SigilloError(
+      'CONFIG_INVALID',
+      `hsm.slots: none${label === undefined ? '' : ` labelled "${label}"`} has the purpose ${purpose}`,
+    );
+  }
   return slot;
 };
 
@@ -91,6 +98,8 @@ export interface HsmModule {
   login(slot: HsmSlot): void;
   /** A session of its own; the caller closes it. */
   openSession(label: string, options: { readWrite: boolean }): Session;
+  /** Sessions that a token allows at once; undefined when it sets no limit, or does not say. @throws HSM_TOKEN_MISSING */
+  sessionLimit(label: string): number | undefined;
   /** C_Finalize and unload, for short-lived programs only: it pulls the module from under every thread. */
   close(): void;
 }
@@ -104,6 +113,9 @@ const load = (modulePath: string): pkcs11.PKCS11 => {
   }
   return lib;
 };
+
+/** CK_UNAVAILABLE_INFORMATION of platforms with an unsigned long of 4 octets; those with 8 have more. */
+const unavailableInformation = 0xffff_ffff;
 
 /** Labels fill a field of 32 bytes, padded with blanks (PKCS#11 v3.1, 3.2); some modules pad with zeros. */
 const trimLabel = (label: string): string => label.replace(/[\0 ]+$/, '');
@@ -172,9 +184,14 @@ export const openModule = (hsm: Pick<Hsm, 'modulePath' | 'environment'>): HsmMod
     }
     logins.set(slot.label, { session });
   };
+  const sessionLimit = (label: string): number | undefined => {
+    const { maxSessionCount } = findSlot(label).getToken();
+    // CK_EFFECTIVELY_INFINITE is 0, and CK_UNAVAILABLE_INFORMATION all ones (PKCS#11 v3.1, 3.2).
+    return maxSessionCount > 0 && maxSessionCount < unavailableInformation ? maxSessionCount : undefined;
+  };
   const close = (): void => {
     callingHsm('finalise the module', () => module.finalize());
     module.close();
   };
-  return { modulePath: hsm.modulePath, lib, tokens: () => readTokens(module), findSlot, login, openSession, close };
+  return { modulePath: hsm.modulePath, lib, tokens: () => readTokens(module), findSlot, login, openSession, sessionLimit, close };
 };

@@ -4,6 +4,7 @@
  */
 import { randomBytes, X509Certificate } from 'node:crypto';
 import { availableParallelism, hostname } from 'node:os';
+import { setTimeout as delay } from 'node:timers/promises';
 import { SigilloError } from '../config/errors.ts';
 import type { Config } from '../config/schema.ts';
 import { logConnection } from '../observability/connection-log.ts';
@@ -11,20 +12,23 @@ import type { Logger } from '../observability/log.ts';
 import type { HealthItem } from '../observability/ops-app.ts';
 import { createSignerMetrics, type SignerMetrics } from '../observability/signer-metrics.ts';
 import { stampOutcomes } from '../queue/answer-block.ts';
-import { type LaneAnswerBatch, type LaneEntry, LaneResponder } from '../queue/lane-responder.ts';
+import { HandedBack, type LaneAnswerBatch, type LaneEntry, LaneResponder } from '../queue/lane-responder.ts';
 import { connectRedis, type RedisClient, redisHealth, whenReady } from '../queue/redis.ts';
 import { monotonicMs } from '../queue/redis-clock.ts';
+import { createCallMemory } from './call-watch.ts';
 import { watchClock } from './clock-watch.ts';
 import { configuredTsu } from './configured-tsu.ts';
 import { takeUpJournalDuties } from './journal-duties.ts';
-import { type HsmModule, openModule, resolveHsm, slotForPurpose } from './pkcs11-module.ts';
-import type { StampTaskResult, Tsu } from './stamp-task.ts';
+import { type HsmModule, type HsmSlot, openModule, resolveHsm, slotForPurpose } from './pkcs11-module.ts';
+import { createPaceMemory } from './session-pace.ts';
+import { createTsuMemory } from './shared-tsus.ts';
+import { createFailureLog } from './stamp-failures.ts';
+import type { StampedBatch, Tsu } from './stamp-task.ts';
 import { StampingPool } from './stamping-pool.ts';
 import { findKey, selfTest } from './token-keys.ts';
-import { TokenWatch } from './token-watch.ts';
 
 export interface SignerService {
-  /** Resolves when the token has failed for longer than the patience: the module must be loaded anew, which takes a new process. */
+  /** Resolves when the token has failed: the module must be initialised anew, which takes a new process. */
   readonly failed: Promise<Error>;
   metrics(): Promise<unknown>;
   health(): Promise<readonly HealthItem[]>;
@@ -34,6 +38,14 @@ export interface SignerService {
 
 /** How long a start waits for Redis before it fails, and the supervisor tries again. */
 const redisPatienceMs = 10_000;
+/** Redis may be away as well; then others claim the entries when this signer's last sign of life is old enough. */
+const abandonMsMax = 500;
+/** Sessions of a slot whose configuration names none: about 30 operations in flight is what network HSMs make the most of. */
+const defaultSessions = 32;
+
+/** Sessions for stamping: one TSU has one in each thread, and around a change of keys there are two; one is the login's. */
+const sessionsFor = (limit: number | undefined, wanted: number): number =>
+  limit === undefined ? wanted : Math.max(1, Math.min(wanted, Math.floor((limit - 1) / 2)));
 
 /** Finds key and certificate in the token and lets the key prove itself. @throws HSM_KEY_MISSING, HSM_KEY_MISMATCH, HSM_SELFTEST_FAILED */
 const proveTsu = (module: HsmModule, tsu: Tsu): void => {
@@ -58,9 +70,9 @@ const connect = async (config: Config, name: string, role: 'command' | 'blocking
 };
 
 /** What the pool makes of one lane entry, counted once its answer is on its way. */
-const createWork = (pool: StampingPool, watch: TokenWatch, metrics: SignerMetrics) => {
-  const count = (result: StampTaskResult, queuedMs: number, workedMs: number): void => {
-    const { outcomes, signMs } = result;
+const createWork = (pool: StampingPool, metrics: SignerMetrics, tellFailure: (batch: StampedBatch) => void) => {
+  const count = (batch: StampedBatch, queuedMs: number, workedMs: number): void => {
+    const { outcomes, signMs } = batch;
     metrics.stage('queue', Math.max(0, queuedMs) / 1_000);
     metrics.stage('sign', workedMs / 1_000);
     let requests = 0;
@@ -70,22 +82,65 @@ const createWork = (pool: StampingPool, watch: TokenWatch, metrics: SignerMetric
     }
     metrics.batch(requests);
     metrics.signatures(outcomes.granted, signMs / 1_000);
-    watch.note(result);
+    tellFailure(batch);
   };
   return async (entry: LaneEntry): Promise<LaneAnswerBatch> => {
     const handed = monotonicMs();
-    const result = await pool.stamp(entry.payload, entry.enteredAtMs);
+    let batch: StampedBatch;
+    try {
+      batch = await pool.stamp(entry.payload, entry.enteredAtMs);
+    } catch (error) {
+      // The token has failed, and nothing of this entry was answered.
+      if (error instanceof SigilloError && error.code.startsWith('HSM_')) throw new HandedBack(error.code, { cause: error });
+      throw error;
+    }
     const workedMs = monotonicMs() - handed;
-    setImmediate(() => count(result, handed - entry.enteredAtMs, workedMs));
-    const { block } = result;
-    return { block: Buffer.from(block.buffer, block.byteOffset, block.byteLength), stamps: result.stamps };
+    setImmediate(() => count(batch, handed - entry.enteredAtMs, workedMs));
+    const { block } = batch;
+    return { block: Buffer.from(block.buffer, block.byteOffset, block.byteLength), stamps: batch.stamps };
   };
 };
 
-/** Starts a signer. @throws HSM_*, CERTIFICATE_INVALID, SETUP_INCOMPLETE, REDIS_UNAVAILABLE */
-export const startSigner = async (config: Config, log: Logger): Promise<SignerService> => {
+/** The pool for the TSUs of a slot. @throws HSM_* */
+const startPool = (
+  config: Config,
+  slot: HsmSlot,
+  module: HsmModule,
+  tsus: readonly Tsu[],
+  clockMemory: SharedArrayBuffer,
+): Promise<StampingPool> => {
+  const embedded = config.hsm.mode === 'embedded';
+  const threads = config.signer.workers ?? availableParallelism();
+  const { handle } = module.findSlot(slot.label);
+  return StampingPool.start({
+    data: {
+      modulePath: module.modulePath,
+      slot: handle,
+      node: hostname().slice(0, 64),
+      tsuMemory: createTsuMemory(tsus),
+      timestamp: config.timestamp,
+      time: config.time,
+      clockMemory,
+      callMemory: createCallMemory(),
+      paceMemory: createPaceMemory(embedded ? 0 : Math.ceil(1_000 / config.signer.sessionsPerSecond)),
+    },
+    threads,
+    threadsMax: sessionsFor(module.sessionLimit(slot.label), slot.sessions ?? (embedded ? threads : defaultSessions)),
+    inline: embedded,
+    callMsMax: config.signer.callMsMax,
+    keepAliveMs: config.signer.keepAliveMs,
+  });
+};
+
+export interface SignerOptions {
+  /** Token label of the slot that it stamps with. @defaultValue the first with the purpose timestamp */
+  readonly slot?: string | undefined;
+}
+
+/** Starts the signer of one slot. @throws HSM_*, CERTIFICATE_INVALID, SETUP_INCOMPLETE, REDIS_UNAVAILABLE */
+export const startSigner = async (config: Config, log: Logger, options: SignerOptions = {}): Promise<SignerService> => {
   const hsm = resolveHsm(config);
-  const slot = slotForPurpose(hsm, 'timestamp');
+  const slot = slotForPurpose(hsm, 'timestamp', options.slot);
   const tsu = configuredTsu(config, slot.label);
   const module = openModule(hsm);
   module.login(slot);
@@ -96,25 +151,12 @@ export const startSigner = async (config: Config, log: Logger): Promise<SignerSe
   const journal = await takeUpJournalDuties({ config, log, command, hsm, module, tsu });
 
   const clock = watchClock({ time: config.time, log, recorder: journal.recorder });
-  const threads = config.signer.workers ?? availableParallelism();
   const signerId = `${hostname()}-${process.pid}-${randomBytes(4).toString('hex')}`;
-  const pool = await StampingPool.start(
-    {
-      modulePath: hsm.modulePath,
-      slot: module.findSlot(slot.label).handle,
-      node: hostname().slice(0, 64),
-      tsu,
-      timestamp: config.timestamp,
-      time: config.time,
-      clockMemory: clock.memory,
-    },
-    threads,
-  );
-  const watch = new TokenWatch(log);
+  const pool = await startPool(config, slot, module, [tsu], clock.memory);
   let responder: LaneResponder | undefined;
   const metrics = createSignerMetrics({
     slot: slot.label,
-    sessionsOpen: threads + 1,
+    sessionsOpen: () => pool.threads,
     entriesBusy: () => responder?.busy ?? 0,
     sessionsBusy: () => pool.busyThreads,
     journalKeyUp: () => journal.keyUp,
@@ -124,14 +166,14 @@ export const startSigner = async (config: Config, log: Logger): Promise<SignerSe
     blocking,
     lane: 'timestamp',
     signerId,
-    capacity: threads * config.signer.batchesPerWorker,
+    capacity: pool.threads * config.signer.batchesPerWorker,
     deadAfterMs: config.signer.deadAfterMs,
     deadlineMs: config.timestamp.deadlineMs,
-    work: createWork(pool, watch, metrics),
+    work: createWork(pool, metrics, createFailureLog(log)),
     on: {
       claimed(entries) {
         metrics.claimed(entries);
-        log.warn({ entries }, 'lane: took over the entries of a dead signer');
+        log.warn({ entries }, 'lane: took over the entries of a signer that died or gave up');
       },
       answered: (seconds) => metrics.stage('reply', seconds),
       failed(stage, error) {
@@ -140,27 +182,40 @@ export const startSigner = async (config: Config, log: Logger): Promise<SignerSe
       },
     },
   });
-  log.info({ tsu: tsu.id, key: tsu.keyLabel, threads }, 'signer: stamping');
+  log.info({ slot: slot.label, tsu: tsu.id, key: tsu.keyLabel, threads: pool.threads }, 'signer: stamping');
   const lane = responder;
+  let failure: Error | undefined;
+
+  /** The token is gone: others take over what was read, and nothing here is waited for. */
+  const abandon = async (error: Error): Promise<Error> => {
+    failure = error;
+    log.error({ slot: slot.label, err: error }, 'signer: the slot is given up; a new process takes it up again');
+    blocking.disconnect();
+    await Promise.race([lane.abandon(), delay(abandonMsMax)]).catch((cause: unknown) =>
+      log.error({ err: cause }, 'lane: could not be abandoned'),
+    );
+    return error;
+  };
 
   return {
-    failed: watch.failed,
+    failed: pool.failed.then(abandon),
     metrics: () => metrics.registry.getMetricsAsJSON(),
     async health() {
-      return [
-        await redisHealth(command),
-        { name: `token ${slot.label}`, ok: !watch.failing, detail: `${threads + 1} sessions, key ${tsu.keyLabel}` },
-        clock.health(),
-      ];
+      const detail = failure === undefined ? `${pool.threads} sessions, key ${tsu.keyLabel}` : failure.message;
+      return [await redisHealth(command), { name: `token ${slot.label}`, ok: failure === undefined, detail }, clock.health()];
     },
     async stop(reason) {
-      await lane.close();
-      await pool.close();
+      if (failure === undefined) {
+        await lane.close();
+        await pool.close();
+      }
       clock.close();
-      watch.close();
       await journal.stop(reason);
       command.disconnect();
       blocking.disconnect();
+      // A thread that is inside the module for ever would hold up the end of the process for ever.
+      if (pool.stuck) process.kill(process.pid, 'SIGKILL');
+      if (failure !== undefined) return;
       try {
         module.close();
       } catch (error) {

@@ -2,6 +2,7 @@
 import type { Config } from '../config/schema.ts';
 import type { KeyScheme, SignatureDigest } from '../pki/algorithms.ts';
 import type { StampOutcome } from '../queue/answer-block.ts';
+import type { Pkcs11ErrorClass } from './pkcs11-errors.ts';
 
 /** A timestamping unit: one key in a token, with the certificate chain it stamps under. */
 export interface Tsu {
@@ -13,6 +14,8 @@ export interface Tsu {
   readonly signatureDigest: SignatureDigest;
   /** TSU certificate first, then its authorities without the root; DER. */
   readonly chain: readonly Uint8Array[];
+  /** Instant of its activation, Unix milliseconds: of several TSUs the one that was activated last stamps. */
+  readonly activeFromMs: number;
 }
 
 /** Given to each worker thread at its start. */
@@ -21,10 +24,15 @@ export interface StampWorkerData {
   /** Handle of the slot that the main thread found by the token's label and logged in to. */
   readonly slot: Uint8Array;
   readonly node: string;
-  readonly tsu: Tsu;
+  /** The TSUs of this slot (shared-tsus.ts). */
+  readonly tsuMemory: SharedArrayBuffer;
   readonly timestamp: Pick<Config['timestamp'], 'policies' | 'accuracyMicros' | 'tsaName' | 'qualified'>;
   readonly time: Config['time'];
   readonly clockMemory: SharedArrayBuffer;
+  /** When each thread may open its next session (session-pace.ts). */
+  readonly paceMemory: SharedArrayBuffer;
+  /** Where each thread says that it is inside the module (call-watch.ts). */
+  readonly callMemory: SharedArrayBuffer;
 }
 
 export interface StampTask {
@@ -34,13 +42,25 @@ export interface StampTask {
   readonly enteredAtMs: number;
 }
 
-export interface StampTaskResult {
+export interface StampedBatch {
+  readonly kind: 'stamped';
   /** Block of answers (queue/answer-block.ts), transferred. */
   readonly block: Uint8Array;
   readonly stamps: Map<string, number>;
   readonly outcomes: Record<StampOutcome, number>;
   /** Milliseconds inside C_SignInit and C_Sign, all stamps of the batch together. */
   readonly signMs: number;
-  /** First failure of the token in this batch, for the log; those requests were answered systemFailure. */
+  /** Milliseconds that the thread has worked, waiting for the token not counted. */
+  readonly cpuMs: number;
+  /** First request in this batch that was answered systemFailure, for the log. */
   readonly failure: { readonly code: string; readonly message: string } | undefined;
 }
+
+/** The token failed, and with it the batch: nothing of it was answered, so another slot can take it. */
+export interface SlotFailure {
+  readonly kind: 'slotFailed';
+  readonly errorClass: Extract<Pkcs11ErrorClass, 'session' | 'device' | 'credential'>;
+  readonly message: string;
+}
+
+export type StampTaskResult = StampedBatch | SlotFailure;

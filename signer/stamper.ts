@@ -1,31 +1,31 @@
 /**
  * The work of one signer thread: turns a batch of requests into a block of answers, which is also their journal.
  *
- * The order for each request is: still wanted, key within its usage period, genTime last, signature. A request whose
- * deadline has passed costs no HSM time; a failing token refuses its requests and takes no other down.
+ * The order for each request is: still wanted, genTime, a key within its usage period, signature. A request whose deadline has passed
+ * costs no HSM time. A token that fails answers nothing: the batch is given back, for another slot or a later try; what the token will
+ * not do, or we did wrong, is refused and takes no other request down.
  */
-import { createHash, randomBytes, verify, X509Certificate } from 'node:crypto';
 import { SigilloError } from '../config/errors.ts';
-import { digestAlgorithms } from '../pki/algorithms.ts';
-import { oid } from '../pki/der.ts';
-import { readSignerCertificate, type SignerCertificate } from '../pki/signer-certificate.ts';
-import { TokenTemplate } from '../pki/token-template.ts';
-import { privateKeyUsagePeriod } from '../pki/tsu-usage.ts';
 import {
   answerOctets,
   blockHeaderOctets,
   type StampAnswer,
   type StampOutcome,
+  sectionHeaderOctets,
   writeAnswer,
   writeBlockHeader,
+  writeSectionHeader,
 } from '../queue/answer-block.ts';
 import { monotonicMs } from '../queue/redis-clock.ts';
 import { decodeStampRequests, type ReceivedStampRequest } from '../queue/stamp-messages.ts';
+import { type CallMark, takeCallMark } from './call-watch.ts';
 import { type ClockReading, createGuardedClock, type GuardedClock } from './clock.ts';
 import { GrowingBuffer } from './growing-buffer.ts';
-import { type KeySession, openKeySession } from './key-session.ts';
+import { ckrCode, ckrName, classifyPkcs11Error } from './pkcs11-errors.ts';
 import { createSerialNumbers } from './serial-numbers.ts';
-import type { StampTask, StampTaskResult, StampWorkerData } from './stamp-task.ts';
+import type { SlotFailure, StampedBatch, StampTask, StampTaskResult, StampWorkerData } from './stamp-task.ts';
+import type { TsuUnit } from './tsu-unit.ts';
+import { TsuUnits } from './tsu-units.ts';
 
 type TimeReading = Extract<ClockReading, { kind: 'time' }>;
 const noSerial = new Uint8Array();
@@ -34,29 +34,6 @@ const blockOctets = 128 * 1024;
 
 const noOutcomes = (): Record<StampOutcome, number> => ({ granted: 0, timeNotAvailable: 0, systemFailure: 0, expired: 0 });
 
-/** Signs a challenge and verifies it against the certificate: no self-test, no service. @throws HSM_SELFTEST_FAILED */
-const proveKey = (session: KeySession, data: StampWorkerData): void => {
-  const challenge = randomBytes(32);
-  const { name } = digestAlgorithms[data.tsu.signatureDigest];
-  const signature = session.sign(createHash(name).update(challenge).digest());
-  const key = new X509Certificate(data.tsu.chain[0] as Uint8Array).publicKey;
-  const padding = data.tsu.scheme.kind === 'rsa-pss' ? { padding: 6, saltLength: digestAlgorithms[data.tsu.signatureDigest].octets } : {};
-  if (!verify(name, challenge, { key, ...padding }, signature)) throw new SigilloError('HSM_SELFTEST_FAILED', `key ${data.tsu.keyLabel}`);
-};
-
-/** A template for each policy, by the policy's octets as latin1 text. */
-const createTemplates = (data: StampWorkerData, certificate: SignerCertificate): Map<string, TokenTemplate> => {
-  const { policies, accuracyMicros, tsaName, qualified } = data.timestamp;
-  const { scheme, signatureDigest } = data.tsu;
-  return new Map(
-    policies.map((dotted) => {
-      const policy = oid(dotted);
-      const options = { policy, scheme, signatureDigest, certificate, accuracyMicros, tsaName, qualified };
-      return [Buffer.from(policy).toString('latin1'), new TokenTemplate(options)];
-    }),
-  );
-};
-
 const createClock = ({ clockMemory, time }: StampWorkerData): { clock: GuardedClock; nowMs: () => number } => {
   // performance.now() is faster than hrtime, and has its own zero in each thread.
   const offset = monotonicMs() - performance.now();
@@ -64,69 +41,144 @@ const createClock = ({ clockMemory, time }: StampWorkerData): { clock: GuardedCl
   return { clock: createGuardedClock(clockMemory, { wallMs: Date.now, monotonicMs: nowMs }, time), nowMs };
 };
 
-/** Stamps batches with one session and one key; one for each thread. */
+/** Thrown through a batch when the token fails. */
+class SlotFailed extends Error {}
+
+/** What went wrong in the token, or undefined when it was not the token. */
+const slotFailureOf = (error: unknown): SlotFailure | undefined => {
+  if (!(error instanceof SlotFailed)) return undefined;
+  const errorClass = classifyPkcs11Error(error);
+  const message = error.message;
+  return { kind: 'slotFailed', errorClass: errorClass === 'session' || errorClass === 'credential' ? errorClass : 'device', message };
+};
+
+/** Whether an error is the token's: whoever asks it next meets the same. */
+const isOfSlot = (error: unknown): boolean => {
+  // A key that was there at the start and cannot be found on a new session has gone with its token.
+  if (error instanceof SigilloError) return error.code === 'HSM_KEY_MISSING' || error.code === 'HSM_SELFTEST_FAILED';
+  return ckrCode(error) !== undefined && !['request', 'bug'].includes(classifyPkcs11Error(error));
+};
+
+const describeError = (error: unknown): string => {
+  const code = ckrCode(error);
+  return code === undefined ? (error as Error).message : ckrName(code);
+};
+
+/** A section of the block that is being written. */
+interface Section {
+  readonly tsu: Uint8Array;
+  /** Offset of its header. */
+  readonly at: number;
+  answers: number;
+}
+
+const noTsu = new Uint8Array(32);
+
+/** Stamps batches with one session for each TSU of its slot; one for each thread. */
 export class Stamper {
   readonly #data: StampWorkerData;
-  readonly #session: KeySession;
-  readonly #templates: ReadonlyMap<string, TokenTemplate>;
-  readonly #usableUntil: number;
-  readonly #tsu: Buffer;
+  readonly #units: TsuUnits;
   readonly #clock: GuardedClock;
   readonly #nowMs: () => number;
+  readonly #call: CallMark;
   readonly #nextSerial = createSerialNumbers();
   readonly #block = new GrowingBuffer(blockOctets);
+  #sections: Section[] = [];
   #outcomes: Record<StampOutcome, number> = noOutcomes();
   #stamps = new Map<string, number>();
   #signMs = 0;
   #preparedMs = 0;
-  #failure: StampTaskResult['failure'];
+  #failure: StampedBatch['failure'];
 
-  /** Opens the session and lets the key prove itself. @throws HSM_KEY_MISSING, HSM_SELFTEST_FAILED, PKCS#11 errors */
+  /** Opens the sessions and lets the keys prove themselves. @throws HSM_KEY_MISSING, HSM_SELFTEST_FAILED, PKCS#11 errors */
   constructor(data: StampWorkerData) {
-    const { tsu } = data;
     this.#data = data;
-    this.#session = openKeySession({
-      modulePath: data.modulePath,
-      slot: data.slot,
-      keyLabel: tsu.keyLabel,
-      purpose: 'timestamp',
-      scheme: tsu.scheme,
-      digest: tsu.signatureDigest,
-    });
-    proveKey(this.#session, data);
-    const certificate = readSignerCertificate(tsu.chain[0] as Uint8Array);
-    this.#templates = createTemplates(data, certificate);
-    this.#usableUntil = privateKeyUsagePeriod(certificate.der)?.notAfter?.getTime() ?? Number.POSITIVE_INFINITY;
-    this.#tsu = Buffer.from(tsu.id, 'hex');
     const { clock, nowMs } = createClock(data);
     this.#clock = clock;
     this.#nowMs = nowMs;
+    this.#call = takeCallMark(data.callMemory);
+    this.#units = this.#calling(() => new TsuUnits(data));
   }
 
-  /** Answers every request of a batch. @throws LANE_ENTRY_MALFORMED when the batch cannot be read */
+  /** Answers every request of a batch, or none. @throws LANE_ENTRY_MALFORMED when the batch cannot be read */
   stamp({ payload, enteredAtMs }: StampTask): StampTaskResult {
     const requests = decodeStampRequests(Buffer.from(payload.buffer, payload.byteOffset, payload.byteLength));
+    const cpu = process.threadCpuUsage();
     this.#outcomes = noOutcomes();
     this.#stamps = new Map();
+    this.#sections = [];
     this.#signMs = 0;
     this.#failure = undefined;
     this.#block.clear(blockHeaderOctets(this.#data.node));
-    for (const request of requests) this.#answer(request, enteredAtMs);
-    writeBlockHeader(this.#block.bytes, this.#data.node, this.#tsu, requests.length);
-    return { block: this.#block.copy(), stamps: this.#stamps, outcomes: this.#outcomes, signMs: this.#signMs, failure: this.#failure };
+    try {
+      this.#refresh();
+      for (const request of requests) this.#answer(request, enteredAtMs);
+    } catch (error) {
+      const failed = slotFailureOf(error);
+      if (failed === undefined) throw error;
+      return failed;
+    }
+    writeBlockHeader(this.#block.bytes, this.#data.node, this.#sections.length);
+    for (const { at, tsu, answers } of this.#sections) writeSectionHeader(this.#block.bytes, at, tsu, answers);
+    const { user, system } = process.threadCpuUsage(cpu);
+    return {
+      kind: 'stamped',
+      block: this.#block.copy(),
+      stamps: this.#stamps,
+      outcomes: this.#outcomes,
+      signMs: this.#signMs,
+      cpuMs: (user + system) / 1_000,
+      failure: this.#failure,
+    };
   }
 
   /** Makes the next stamp faster, see KeySession; for a moment when nobody waits. */
   prepare(): void {
     const started = performance.now();
-    this.#session.prepare();
+    this.#units.prepare(Date.now());
     // Part of the next signature's cost: without it a prepared stamp looks three times as cheap as it is.
     this.#preparedMs += performance.now() - started;
   }
 
-  /** Closes the session; a thread that ends does not. */
+  /** Takes over TSUs that are new, and keeps the sessions from being closed for want of use. */
+  look(): SlotFailure | undefined {
+    try {
+      this.#refresh();
+      this.#ofSlot(() => this.#calling(() => this.#units.keepAlive()));
+      return undefined;
+    } catch (error) {
+      const failed = slotFailureOf(error);
+      if (failed === undefined) throw error;
+      return failed;
+    }
+  }
+
+  /** Closes the sessions; a thread that ends does not. */
   close(): void {
-    this.#session.close();
+    this.#units.close();
+  }
+
+  #refresh(): void {
+    this.#ofSlot(() => this.#calling(() => this.#units.refresh()));
+  }
+
+  /** Runs a step inside the module, and says so to whoever watches for calls that never end. */
+  #calling<T>(step: () => T): T {
+    this.#call.begin(this.#nowMs());
+    try {
+      return step();
+    } finally {
+      this.#call.end();
+    }
+  }
+
+  /** Runs a step that the token may fail. @throws SlotFailed then, and everything else as it is */
+  #ofSlot<T>(step: () => T): T {
+    try {
+      return step();
+    } catch (error) {
+      throw isOfSlot(error) ? new SlotFailed(describeError(error), { cause: error }) : error;
+    }
   }
 
   #answer(request: ReceivedStampRequest, enteredAtMs: number): void {
@@ -134,26 +186,26 @@ export class Stamper {
       this.#refuse(request, 'expired');
       return;
     }
-    const template = this.#templates.get(request.policy.toString('latin1'));
     const reading = this.#clock.read();
     if (reading.kind === 'unavailable') {
       this.#refuse(request, 'timeNotAvailable');
-    } else if (template === undefined) {
-      this.#fail(request, 'CONFIG_INVALID', 'gateway and signer are configured with different policies');
-    } else if (reading.unixMillis > this.#usableUntil) {
-      this.#fail(request, 'CERTIFICATE_INVALID', 'the usage period of the TSU key has ended');
-    } else {
-      try {
-        this.#grant(request, template, reading);
-      } catch (error) {
-        this.#fail(request, error instanceof SigilloError ? error.code : 'HSM_DEVICE', (error as Error).message);
-      }
+      return;
+    }
+    try {
+      this.#grant(request, reading);
+    } catch (error) {
+      if (error instanceof SlotFailed) throw error;
+      this.#fail(request, error instanceof SigilloError ? error.code : 'HSM_REQUEST', describeError(error));
     }
   }
 
-  #grant(request: ReceivedStampRequest, template: TokenTemplate, { unixMillis, state }: TimeReading): void {
+  #grant(request: ReceivedStampRequest, { unixMillis, state }: TimeReading): void {
+    const unit = this.#units.at(unixMillis);
+    const template = unit.templates.get(request.policy.toString('latin1'));
+    if (template === undefined) throw new SigilloError('CONFIG_INVALID', 'gateway and signer are configured with different policies');
     const serial = this.#nextSerial();
-    const signature = this.#sign(template.prepare(request, serial, unixMillis));
+    const signature = this.#sign(unit, template.prepare(request, serial, unixMillis));
+    this.#enterSection(unit.id);
     const answer = this.#answerTo(request, 'granted', state, unixMillis, serial);
     const tokenOctets = template.tokenLength(signature.length);
     const at = this.#block.reserve(answerOctets(answer) + tokenOctets);
@@ -161,13 +213,21 @@ export class Stamper {
     this.#stamps.set(request.client, (this.#stamps.get(request.client) ?? 0) + 1);
   }
 
-  #sign(hash: Buffer): Uint8Array {
-    if (this.#session.purpose !== 'timestamp') throw new SigilloError('HSM_KEY_PURPOSE', this.#data.tsu.keyLabel);
+  #sign(unit: TsuUnit, hash: Buffer): Uint8Array {
     const started = performance.now();
-    const signature = this.#session.sign(hash);
+    const signature = this.#ofSlot(() => this.#calling(() => unit.sign(hash)));
     this.#signMs += performance.now() - started + this.#preparedMs;
     this.#preparedMs = 0;
     return signature;
+  }
+
+  /** The answers that follow are of this TSU. */
+  #enterSection(tsu: Uint8Array): Section {
+    const last = this.#sections.at(-1);
+    if (last?.tsu === tsu) return last;
+    const section: Section = { tsu, at: this.#block.reserve(sectionHeaderOctets), answers: 0 };
+    this.#sections.push(section);
+    return section;
   }
 
   #fail(request: ReceivedStampRequest, code: string, message: string): void {
@@ -176,6 +236,7 @@ export class Stamper {
   }
 
   #refuse(request: ReceivedStampRequest, outcome: Exclude<StampOutcome, 'granted'>): void {
+    if (this.#sections.length === 0) this.#enterSection(noTsu); // no TSU has refused it
     const answer = this.#answerTo(request, outcome, 'unverified', Date.now(), noSerial);
     // First reserve, which may replace the buffer, then look at it.
     const at = this.#block.reserve(answerOctets(answer));
@@ -190,6 +251,7 @@ export class Stamper {
     serial: Uint8Array,
   ): StampAnswer {
     this.#outcomes[outcome] += 1;
+    (this.#sections.at(-1) as Section).answers += 1;
     return { id, outcome, clock, certReq, unixMillis, client, policy, messageImprint, serial };
   }
 }

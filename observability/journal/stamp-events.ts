@@ -17,4 +17,5 @@ const draftOf = (node: string, tsu: Uint8Array, answer: DecodedStampAnswer): Eve
 };
 
 /** One event for each answer, in their order; octets are views into the block. */
-export const stampEvents = ({ node, tsu, answers }: AnswerBlock): EventDraft[] => answers.map((answer) => draftOf(node, tsu, answer));
+export const stampEvents = ({ node, sections }: AnswerBlock): EventDraft[] =>
+  sections.flatMap(({ tsu, answers }) => answers.map((answer) => draftOf(node, tsu, answer)));

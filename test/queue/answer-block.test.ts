@@ -7,9 +7,12 @@ import {
   blockHeaderOctets,
   type DecodedStampAnswer,
   decodeAnswerBlock,
+  joinAnswerBlocks,
+  sectionHeaderOctets,
   stampOutcomes,
   writeAnswer,
   writeBlockHeader,
+  writeSectionHeader,
 } from '../../queue/answer-block.ts';
 import { makeAnswerBlock } from '../support/answer-blocks.ts';
 import { checkHostileBytes, isMalformed } from '../support/malformed.ts';
@@ -38,7 +41,7 @@ describe('blocks of answers', () => {
     fc.assert(
       fc.property(name(64), fc.array(answer, { maxLength: 30 }), (node, answers) => {
         const block = makeAnswerBlock(node, tsu, answers);
-        assert.deepEqual(decodeAnswerBlock(block), { node, tsu, answers });
+        assert.deepEqual(decodeAnswerBlock(block), { node, sections: [{ tsu, answers }] });
       }),
       { numRuns: 60 },
     );
@@ -47,9 +50,10 @@ describe('blocks of answers', () => {
   test('lengths are as announced, and nothing beyond them is touched', () => {
     fc.assert(
       fc.property(answer, name(64), fc.nat(50), (one, node, offset) => {
-        const out = Buffer.alloc(offset + blockHeaderOctets(node) + answerOctets(one) + 20, 0xee);
-        assert.equal(writeBlockHeader(out, node, tsu, 1), blockHeaderOctets(node));
-        const start = blockHeaderOctets(node) + offset;
+        const out = Buffer.alloc(offset + blockHeaderOctets(node) + sectionHeaderOctets + answerOctets(one) + 20, 0xee);
+        assert.equal(writeBlockHeader(out, node, 1), blockHeaderOctets(node));
+        assert.equal(writeSectionHeader(out, blockHeaderOctets(node), tsu, 1), blockHeaderOctets(node) + sectionHeaderOctets);
+        const start = blockHeaderOctets(node) + sectionHeaderOctets + offset;
         assert.equal(writeAnswer(out, start, one, one.token.length), start + answerOctets(one));
         assert.ok(out.subarray(start + answerOctets(one)).every((octet) => octet === 0xee));
         assert.ok(out.subarray(start - offset, start).every((octet) => octet === 0xee));
@@ -57,7 +61,7 @@ describe('blocks of answers', () => {
     );
   });
 
-  test('the layout of version 1', () => {
+  test('the layout of version 2', () => {
     const block = makeAnswerBlock('host', Buffer.alloc(32, 0xaa), [
       {
         id: 0x01020304,
@@ -73,7 +77,7 @@ describe('blocks of answers', () => {
       },
     ]);
     const expected = [
-      '01 04 686f7374',
+      '02 04 686f7374 01',
       'aa'.repeat(32),
       '0001',
       '01020304 00 03 010203040506 02 6162 03 06012a 02 3000 01 41 000003 300102',
@@ -98,7 +102,7 @@ describe('blocks of answers', () => {
             serial: empty,
             token: empty,
           };
-          assert.deepEqual(decodeAnswerBlock(makeAnswerBlock('n', tsu, [one])).answers, [one]);
+          assert.deepEqual(decodeAnswerBlock(makeAnswerBlock('n', tsu, [one])).sections, [{ tsu, answers: [one] }]);
         }
       }
     }
@@ -125,10 +129,46 @@ describe('blocks of answers', () => {
       return copy;
     };
     for (const version of [0, answerBlockVersion + 1, 255]) assert.throws(() => decodeAnswerBlock(changed(0, version)), isMalformed);
-    const countAt = blockHeaderOctets('n') - 1;
+    const sectionsAt = blockHeaderOctets('n') - 1;
+    for (const sections of [0, 2, 255]) assert.throws(() => decodeAnswerBlock(changed(sectionsAt, sections)), isMalformed);
+    const countAt = blockHeaderOctets('n') + sectionHeaderOctets - 1;
     for (const count of [0, 1, 3, 255]) assert.throws(() => decodeAnswerBlock(changed(countAt, count)), isMalformed);
     for (const outcome of [stampOutcomes.length, 255])
-      assert.throws(() => decodeAnswerBlock(changed(blockHeaderOctets('n') + 4, outcome)), isMalformed);
+      assert.throws(() => decodeAnswerBlock(changed(blockHeaderOctets('n') + sectionHeaderOctets + 4, outcome)), isMalformed);
+  });
+
+  test('blocks are joined section by section, up to what a block can count', () => {
+    const empty = Buffer.alloc(0);
+    const fields = { policy: empty, messageImprint: empty, serial: empty, token: empty };
+    const one = { id: 7, outcome: 'granted', clock: 'trusted', certReq: true, unixMillis: 5, client: 'c', ...fields } as const;
+    const other = Buffer.alloc(32, 0x11);
+    const blocks = [makeAnswerBlock('n', tsu, [one, one]), makeAnswerBlock('n', other, []), makeAnswerBlock('n', tsu, [{ ...one, id: 8 }])];
+    assert.deepEqual(decodeAnswerBlock(joinAnswerBlocks('n', blocks)), {
+      node: 'n',
+      sections: [
+        { tsu, answers: [one, one] },
+        { tsu: other, answers: [] },
+        { tsu, answers: [{ ...one, id: 8 }] },
+      ],
+    });
+    const [block] = blocks as [Buffer];
+    assert.equal(
+      decodeAnswerBlock(
+        joinAnswerBlocks(
+          'n',
+          Array.from({ length: 255 }, () => block),
+        ),
+      ).sections.length,
+      255,
+    );
+    assert.throws(
+      () =>
+        joinAnswerBlocks(
+          'n',
+          Array.from({ length: 256 }, () => block),
+        ),
+      { code: 'INTERNAL' },
+    );
   });
 
   test('hostile bytes are read or refused', () => {

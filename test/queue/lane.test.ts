@@ -2,10 +2,10 @@ import assert from 'node:assert/strict';
 import { after, afterEach, before, beforeEach, describe, test } from 'node:test';
 import { setTimeout as delay } from 'node:timers/promises';
 import { SigilloError } from '../../config/errors.ts';
-import { decodeAnswerBlock } from '../../queue/answer-block.ts';
+import { type AnswerSection, decodeAnswerBlock } from '../../queue/answer-block.ts';
 import { signerGroup } from '../../queue/keys.ts';
 import type { LaneAnswer } from '../../queue/lane-requester.ts';
-import type { LaneEntry } from '../../queue/lane-responder.ts';
+import { HandedBack, type LaneEntry } from '../../queue/lane-responder.ts';
 import type { RedisClient } from '../../queue/redis.ts';
 import { monotonicMs } from '../../queue/redis-clock.ts';
 import { decodeStampRequests, encodeStampRequests } from '../../queue/stamp-messages.ts';
@@ -271,6 +271,50 @@ describe('the timestamp lane', { skip: redisServerMissing() }, () => {
       await until('it counts as dead', async () => (await requester.lane.livingSigners(deadAfterMs)) === 1, 1_500);
     });
 
+    test('one that gives up hands back what it has read: another answers it at once, and nothing is answered twice', async () => {
+      const requester = await bench.requester({ deadlineMs: 10_000, batchMax: 1 });
+      const failing = createGate();
+      const abandoning = await bench.responder({
+        deadAfterMs: 60_000,
+        work: async () => {
+          await failing.passed;
+          throw new HandedBack('the token is gone');
+        },
+      });
+      const asked = askMany(requester, 8);
+      await until('it has read what it has room for', () => abandoning.lane.busy > 0);
+      const gaveUp = performance.now();
+      failing.open();
+      await abandoning.lane.abandon();
+      assert.equal(await requester.lane.livingSigners(60_000), 0);
+      const other = await bench.responder({ deadAfterMs: 60_000 });
+      const answers = await asked;
+      assert.ok(answers.every(({ answer }, i) => numberOf(answer) === i));
+      assert.ok(performance.now() - gaveUp < 5_000, 'long before it would have counted as dead');
+      assert.ok(other.claimed > 0);
+      assert.equal(requester.answeredTwice, 0);
+      assert.deepEqual(abandoning.failures, []);
+      assert.deepEqual(await bench.entries(), { stream: 0, pending: 0 });
+    });
+
+    test('what reaches one in the moment in which it gives up is taken over as well', async () => {
+      const requester = await bench.requester({ deadlineMs: 10_000, batchMax: 1 });
+      const abandoning = await bench.responder({
+        deadAfterMs: 60_000,
+        work: async () => {
+          throw new HandedBack('the token is gone');
+        },
+      });
+      await until('it waits for entries', async () => / flags=b .*cmd=xreadgroup/.test(String(await bench.look.client('LIST'))));
+      await abandoning.lane.abandon();
+      // Its read still waits in Redis, and this entry goes to it.
+      const asked = requester.ask(1);
+      await until('it was delivered', async () => (await bench.entries()).pending === 1);
+      const other = await bench.responder({ deadAfterMs: 60_000 });
+      assert.equal(numberOf((await asked).answer), 1);
+      assert.equal(other.claimed, 1);
+    });
+
     test('a signer counts as living for deadAfterMs and no longer', async () => {
       const requester = await bench.requester();
       const redisMs = async (): Promise<number> => {
@@ -503,7 +547,8 @@ describe('the timestamp lane', { skip: redisServerMissing() }, () => {
       const requester = await bench.requester({ deadlineMs: 500 });
       await bench.responder({
         work: async (entry) => {
-          const { node, tsu, answers } = decodeAnswerBlock(grantAll(entry).block);
+          const { node, sections } = decodeAnswerBlock(grantAll(entry).block);
+          const [{ tsu, answers }] = sections as [AnswerSection];
           return { block: makeAnswerBlock(node, tsu, answers.slice(1)), stamps: new Map() };
         },
       });

@@ -6,12 +6,13 @@ import { type CertificateSigner, issueCertificate } from '../../authority/issue.
 import { keyScheme } from '../../pki/algorithms.ts';
 import { encode, oid, tag } from '../../pki/der.ts';
 import { readTimeStampToken } from '../../pki/tsp-read.ts';
-import { type AnswerBlock, decodeAnswerBlock } from '../../queue/answer-block.ts';
+import { type AnswerBlock, type AnswerSection, decodeAnswerBlock } from '../../queue/answer-block.ts';
 import { monotonicMs } from '../../queue/redis-clock.ts';
 import { encodeStampRequests, type StampRequest } from '../../queue/stamp-messages.ts';
 import { createClockMemory } from '../../signer/clock.ts';
 import type { HsmModule } from '../../signer/pkcs11-module.ts';
-import type { StampTaskResult, StampWorkerData } from '../../signer/stamp-task.ts';
+import { createTsuMemory, writeTsus } from '../../signer/shared-tsus.ts';
+import type { StampedBatch, StampWorkerData, Tsu } from '../../signer/stamp-task.ts';
 import { Stamper } from '../../signer/stamper.ts';
 import { isMalformed } from '../support/malformed.ts';
 import { testPolicy } from '../support/software-tsu.ts';
@@ -35,8 +36,9 @@ describe('a stamper with a key in a token', { skip: withoutSofthsm }, () => {
   const folder = temporaryFolder();
   let module: HsmModule;
   let data: StampWorkerData;
+  let tsu: Tsu;
   before(async () => {
-    ({ module, data } = await createTokenTsu(folder.path));
+    ({ module, tsu, data } = await createTokenTsu(folder.path));
   });
   after(() => {
     module?.close();
@@ -47,11 +49,14 @@ describe('a stamper with a key in a token', { skip: withoutSofthsm }, () => {
     stamper: Stamper,
     requests: readonly StampRequest[],
     ttlMs: (index: number) => number = () => 60_000,
-  ): StampTaskResult & { decoded: AnswerBlock } => {
+  ): StampedBatch & { decoded: AnswerSection & Pick<AnswerBlock, 'node' | 'sections'> } => {
     const payload = new Uint8Array(encodeStampRequests(requests, ttlMs));
     const result = stamper.stamp({ payload, enteredAtMs: monotonicMs() - 10 });
+    assert.ok(result.kind === 'stamped');
     const { block } = result;
-    return { ...result, decoded: decodeAnswerBlock(Buffer.from(block.buffer, block.byteOffset, block.byteLength)) };
+    const { node, sections } = decodeAnswerBlock(Buffer.from(block.buffer, block.byteOffset, block.byteLength));
+    const answers = sections.flatMap((section) => section.answers);
+    return { ...result, decoded: { node, sections, tsu: sections[0]?.tsu ?? Buffer.alloc(0), answers } };
   };
 
   /** The signature of the token over its attributes, by node. */
@@ -68,7 +73,7 @@ describe('a stamper with a key in a token', { skip: withoutSofthsm }, () => {
       asn1js.OctetString,
     ];
     const signed = encode(tag.set, ...attributes.valueBlock.value.map((block) => new Uint8Array(block.valueBeforeDecodeView)));
-    const certificate = `-----BEGIN CERTIFICATE-----\n${Buffer.from(data.tsu.chain[0] ?? []).toString('base64')}\n-----END CERTIFICATE-----\n`;
+    const certificate = `-----BEGIN CERTIFICATE-----\n${Buffer.from(tsu.chain[0] ?? []).toString('base64')}\n-----END CERTIFICATE-----\n`;
     return verify('sha256', signed, certificate, signature.valueBlock.valueHexView);
   };
 
@@ -78,7 +83,7 @@ describe('a stamper with a key in a token', { skip: withoutSofthsm }, () => {
     );
     const before = Date.now();
     const { decoded, stamps, outcomes, failure, signMs } = stampAll(new Stamper(data), requests);
-    assert.deepEqual([decoded.node, decoded.tsu.toString('hex')], ['node-1', data.tsu.id]);
+    assert.deepEqual([decoded.node, decoded.tsu.toString('hex')], ['node-1', tsu.id]);
     assert.deepEqual(
       decoded.answers.map(({ id, outcome, certReq }) => [id, outcome, certReq]),
       requests.map(({ id, certReq }) => [id, 'granted', certReq]),
@@ -173,6 +178,73 @@ describe('a stamper with a key in a token', { skip: withoutSofthsm }, () => {
     assert.deepEqual([decoded.answers[0]?.outcome, signMs], ['timeNotAvailable', 0]);
   });
 
+  describe('several TSUs in one slot', () => {
+    const hour = 3_600_000;
+    /** The same key under two certificates will do: what is asked is which of them stamps. */
+    const other = (activeFromMs: number): Tsu => ({ ...tsu, id: 'ab'.repeat(32), activeFromMs });
+    const stampedBy = (stamper: Stamper, requests = [aRequest(1)]): string[] =>
+      stampAll(stamper, requests).decoded.sections.map((section) => section.tsu.toString('hex'));
+
+    test('the one that was activated last stamps, from its instant on', () => {
+      const now = Date.now();
+      const stamper = new Stamper({ ...data, tsuMemory: createTsuMemory([other(now - hour), { ...tsu, activeFromMs: now - 2 * hour }]) });
+      assert.deepEqual(stampedBy(stamper), ['ab'.repeat(32)]);
+      const early = new Stamper({ ...data, tsuMemory: createTsuMemory([other(now + hour), { ...tsu, activeFromMs: now - hour }]) });
+      assert.deepEqual(stampedBy(early), [tsu.id]);
+    });
+
+    test('TSUs are taken over before the next batch; none that may be used now is systemFailure', () => {
+      const tsuMemory = createTsuMemory([tsu]);
+      const stamper = new Stamper({ ...data, tsuMemory });
+      assert.deepEqual(stampedBy(stamper), [tsu.id]);
+      writeTsus(tsuMemory, [tsu, other(Date.now() - 1)]);
+      assert.deepEqual(stampedBy(stamper), ['ab'.repeat(32)]);
+      writeTsus(tsuMemory, [other(Date.now() + hour)]);
+      const { decoded, failure } = stampAll(stamper, [aRequest(1), aRequest(2)]);
+      assert.deepEqual(
+        decoded.answers.map(({ outcome }) => outcome),
+        ['systemFailure', 'systemFailure'],
+      );
+      assert.equal(failure?.code, 'TSU_NONE_ACTIVE');
+      writeTsus(tsuMemory, [tsu]);
+      assert.deepEqual(stampedBy(stamper), [tsu.id]);
+      stamper.close();
+    });
+
+    test('a batch in whose midst one is activated has a section for each, split at the instant', () => {
+      const requests = Array.from({ length: 256 }, (_, id) => aRequest(id));
+      let split = 0;
+      for (let tries = 0; split === 0 && tries < 50; tries += 1) {
+        const instant = Date.now() + 6;
+        const stamper = new Stamper({ ...data, tsuMemory: createTsuMemory([tsu, other(instant)]) });
+        const { decoded } = stampAll(stamper, requests);
+        stamper.close();
+        const [before, after] = decoded.sections;
+        if (before === undefined || after === undefined) continue;
+        split += 1;
+        assert.deepEqual([before.tsu.toString('hex'), after.tsu.toString('hex'), decoded.sections.length], [tsu.id, 'ab'.repeat(32), 2]);
+        assert.ok(before.answers.every(({ unixMillis }) => unixMillis < instant));
+        assert.ok(after.answers.every(({ unixMillis }) => unixMillis >= instant));
+        assert.equal(before.answers.length + after.answers.length, requests.length);
+      }
+      assert.ok(split > 0, 'an instant fell into a batch');
+    });
+
+    test("a key that cannot be found is the slot's failure: nothing is answered, and the earlier TSUs stay", () => {
+      const tsuMemory = createTsuMemory([tsu]);
+      const stamper = new Stamper({ ...data, tsuMemory });
+      writeTsus(tsuMemory, [{ ...tsu, id: 'cd'.repeat(32), keyLabel: 'nowhere' }]);
+      const payload = new Uint8Array(encodeStampRequests([aRequest(1)], () => 60_000));
+      const result = stamper.stamp({ payload, enteredAtMs: monotonicMs() });
+      assert.equal(result.kind, 'slotFailed');
+      assert.equal(stamper.look()?.kind, 'slotFailed');
+      writeTsus(tsuMemory, [tsu]);
+      assert.equal(stamper.look(), undefined);
+      assert.deepEqual(stampedBy(stamper), [tsu.id]);
+      stamper.close();
+    });
+  });
+
   test('serial numbers of two stampers of one key never meet', () => {
     const seen = new Set<string>();
     for (let i = 0; i < 5; i += 1) {
@@ -186,7 +258,9 @@ describe('a stamper with a key in a token', { skip: withoutSofthsm }, () => {
   });
 
   test('a key that is not in the token', () => {
-    assert.throws(() => new Stamper({ ...data, tsu: { ...data.tsu, keyLabel: 'nowhere' } }), { code: 'HSM_KEY_MISSING' });
+    assert.throws(() => new Stamper({ ...data, tsuMemory: createTsuMemory([{ ...tsu, keyLabel: 'nowhere' }]) }), {
+      code: 'HSM_KEY_MISSING',
+    });
   });
 
   test('a certificate of another key: no self-test, no service', async () => {
@@ -202,6 +276,8 @@ describe('a stamper with a key in a token', { skip: withoutSofthsm }, () => {
       issuer: { signer, certificate: undefined },
       now: new Date(),
     });
-    assert.throws(() => new Stamper({ ...data, tsu: { ...data.tsu, chain: [other.raw] } }), { code: 'HSM_SELFTEST_FAILED' });
+    assert.throws(() => new Stamper({ ...data, tsuMemory: createTsuMemory([{ ...tsu, chain: [other.raw] }]) }), {
+      code: 'HSM_SELFTEST_FAILED',
+    });
   });
 });

@@ -6,7 +6,7 @@ import { decodeAnswerBlock } from '../../queue/answer-block.ts';
 import { monotonicMs } from '../../queue/redis-clock.ts';
 import { encodeStampRequests } from '../../queue/stamp-messages.ts';
 import type { HsmModule } from '../../signer/pkcs11-module.ts';
-import type { StampTaskResult } from '../../signer/stamp-task.ts';
+import type { StampedBatch } from '../../signer/stamp-task.ts';
 import { inlineMsMax, StampingPool } from '../../signer/stamping-pool.ts';
 import { isMalformed } from '../support/malformed.ts';
 import { testPolicy } from '../support/software-tsu.ts';
@@ -38,7 +38,7 @@ describe('the stamping pool', { skip: withoutSofthsm }, () => {
   before(async () => {
     const tsu = await createTokenTsu(folder.path);
     module = tsu.module;
-    pool = await StampingPool.start(tsu.data, 2);
+    pool = await StampingPool.start({ data: tsu.data, threads: 2, threadsMax: 2, inline: true, callMsMax: 10_000, keepAliveMs: 60_000 });
   });
   after(async () => {
     await pool?.close();
@@ -46,8 +46,10 @@ describe('the stamping pool', { skip: withoutSofthsm }, () => {
     folder.remove();
   });
 
-  const grantedIn = ({ block }: StampTaskResult): number =>
-    decodeAnswerBlock(Buffer.from(block)).answers.filter(({ outcome }) => outcome === 'granted').length;
+  const grantedIn = ({ block }: StampedBatch): number =>
+    decodeAnswerBlock(Buffer.from(block))
+      .sections.flatMap(({ answers }) => answers)
+      .filter(({ outcome }) => outcome === 'granted').length;
   /** Stamps; `inline` when the result was there before any worker could have sent it. */
   const stamp = async (payload: Buffer): Promise<{ granted: number; inline: boolean }> => {
     let inline = false;

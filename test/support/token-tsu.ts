@@ -2,16 +2,19 @@
 import { generateKeyPairSync, sign } from 'node:crypto';
 import { type CertificateSigner, issueCertificate } from '../../authority/issue.ts';
 import { keyScheme } from '../../pki/algorithms.ts';
+import { createCallMemory } from '../../signer/call-watch.ts';
 import { createClockMemory } from '../../signer/clock.ts';
 import { ensureEmbeddedTokens } from '../../signer/embedded-token.ts';
 import { type HsmModule, openModule, resolveHsm, slotForPurpose } from '../../signer/pkcs11-module.ts';
-import type { StampWorkerData } from '../../signer/stamp-task.ts';
+import { createPaceMemory } from '../../signer/session-pace.ts';
+import { createTsuMemory } from '../../signer/shared-tsus.ts';
+import type { StampWorkerData, Tsu } from '../../signer/stamp-task.ts';
 import { generateKeyPair } from '../../signer/token-keys.ts';
 import { testPolicy } from './software-tsu.ts';
 import { configOf } from './token-home.ts';
 
 /** Makes token, key and certificates in an empty home folder; the module is the caller's to close. */
-export const createTokenTsu = async (home: string): Promise<{ module: HsmModule; data: StampWorkerData }> => {
+export const createTokenTsu = async (home: string): Promise<{ module: HsmModule; tsu: Tsu; data: StampWorkerData }> => {
   const config = configOf(home);
   ensureEmbeddedTokens(config);
   const hsm = resolveHsm(config);
@@ -34,22 +37,26 @@ export const createTokenTsu = async (home: string): Promise<{ module: HsmModule;
     issuer: { signer, certificate: undefined },
     now: new Date(),
   });
-  const tsu = await issueCertificate({ kind: 'tsu', spki, issuer: { signer, certificate: root }, now: new Date() });
+  const certificate = await issueCertificate({ kind: 'tsu', spki, issuer: { signer, certificate: root }, now: new Date() });
+  const tsu: Tsu = {
+    id: certificate.fingerprint256.replaceAll(':', '').toLowerCase(),
+    tokenLabel: slot.label,
+    keyLabel: 'stamper-test',
+    scheme,
+    signatureDigest: 'sha256',
+    chain: [certificate.raw],
+    activeFromMs: 0,
+  };
   const data: StampWorkerData = {
     modulePath: hsm.modulePath,
     slot: module.findSlot(slot.label).handle,
     node: 'node-1',
-    tsu: {
-      id: tsu.fingerprint256.replaceAll(':', '').toLowerCase(),
-      tokenLabel: slot.label,
-      keyLabel: 'stamper-test',
-      scheme,
-      signatureDigest: 'sha256',
-      chain: [tsu.raw],
-    },
+    tsuMemory: createTsuMemory([tsu]),
     timestamp: { policies: [testPolicy], accuracyMicros: 1_000_000, tsaName: 'none', qualified: false },
     time: config.time,
     clockMemory: createClockMemory(),
+    callMemory: createCallMemory(),
+    paceMemory: createPaceMemory(0),
   };
-  return { module, data };
+  return { module, tsu, data };
 };

@@ -1,0 +1,30 @@
+/** Sessions of one process are opened one after the other, with a pause: some tokens and networks fail when many come at once. */
+
+const nextAt = 0;
+const betweenAt = 1;
+/** Nobody writes it: waiting for it to change is waiting for the time to pass. */
+const neverAt = 2;
+
+/** Memory that the threads of one process share. @param betweenMs whole milliseconds between two sessions; 0 for a token that needs no pause */
+export const createPaceMemory = (betweenMs: number): SharedArrayBuffer => {
+  const memory = new SharedArrayBuffer(3 * Int32Array.BYTES_PER_ELEMENT);
+  new Int32Array(memory)[betweenAt] = betweenMs;
+  return memory;
+};
+
+/** Waits until this thread may open its next session. @param nowMs on the monotonic clock, the same for all threads */
+export const awaitTurn = (memory: SharedArrayBuffer, nowMs: number): void => {
+  const shared = new Int32Array(memory);
+  const betweenMs = shared[betweenAt] as number;
+  if (betweenMs === 0) return;
+  // Whole milliseconds modulo 2^31, which is 24 days: compared by their difference, which survives the overflow.
+  const now = Math.floor(nowMs) | 0;
+  for (;;) {
+    const planned = Atomics.load(shared, nextAt);
+    const turn = (planned - now) | 0;
+    const mine = turn > 0 && turn < 60_000 ? turn : 0;
+    if (Atomics.compareExchange(shared, nextAt, planned, (now + mine + betweenMs) | 0) !== planned) continue;
+    if (mine > 0) Atomics.wait(shared, neverAt, 0, mine);
+    return;
+  }
+};
