@@ -29,10 +29,10 @@ export const startRawSigner = async (service: RunningService, chain: string, thr
   const scheme = keyScheme(config.timestamp.algorithm);
   const digest = config.timestamp.signatureDigest ?? defaultDigest(scheme);
   const message = Buffer.from('sigillo bench');
-  const helper = new Helper<RawSignRequest, RawSignAnswer>('./raw-sign.ts', { environment: hsm.environment });
+  const helper = new Helper<RawSignRequest, RawSignAnswer>('./raw-sign.ts', { environment: slot.environment });
   const answer = await helper.ask({
     setup: {
-      module: hsm.modulePath,
+      module: slot.modulePath,
       tokenLabel: slot.label,
       pinFile: slot.pinFile,
       keyLabelPrefix: `tsu-${config.timestamp.algorithm}-`,

@@ -6,7 +6,8 @@ import type { Config } from '../config/schema.ts';
 import { keyScheme } from '../pki/algorithms.ts';
 import { DerError } from '../pki/der.ts';
 import { isTimeStampingCertificate } from '../pki/tsu-usage.ts';
-import type { Hsm, HsmModule } from '../signer/pkcs11-module.ts';
+import type { OpenHsm } from '../signer/hsm-modules.ts';
+import type { Hsm } from '../signer/pkcs11-module.ts';
 import { findKey, selfTest } from '../signer/token-keys.ts';
 
 const readCertificates = (file: string): X509Certificate[] => {
@@ -60,7 +61,7 @@ const checkPath = async (
  * @param module every slot of `hsm` with the purpose timestamp is logged in
  * @throws HSM_KEY_MISSING, HSM_KEY_MISMATCH, HSM_SELFTEST_FAILED, CERTIFICATE_INVALID, CONFIG_UNREADABLE
  */
-export const checkInstalledTsu = async (config: Config, hsm: Hsm, module: HsmModule, now: Date): Promise<void> => {
+export const checkInstalledTsu = async (config: Config, hsm: Hsm, module: OpenHsm, now: Date): Promise<void> => {
   const { tsu, algorithm, signatureDigest } = config.timestamp;
   if (tsu.source !== 'installed' || config.trust.rootsFile === undefined) return;
   const chain = readCertificates(tsu.chainFile);

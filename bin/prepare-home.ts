@@ -10,7 +10,8 @@ import { SigilloError } from '../config/errors.ts';
 import { homePaths } from '../config/home.ts';
 import type { Config } from '../config/schema.ts';
 import { ensureEmbeddedTokens } from '../signer/embedded-token.ts';
-import { type Hsm, type HsmModule, type HsmSlot, openModule, resolveHsm, slotForPurpose } from '../signer/pkcs11-module.ts';
+import { type OpenHsm, openHsm } from '../signer/hsm-modules.ts';
+import { type Hsm, type HsmSlot, resolveHsm, slotForPurpose } from '../signer/pkcs11-module.ts';
 import { ensureAuthorities, ensureTsu } from './demonstration-pki.ts';
 import { checkInstalledTsu } from './installed-tsu.ts';
 import { ensureJournalKey } from './journal-key.ts';
@@ -41,12 +42,12 @@ const slotsInUse = (config: Config, hsm: Hsm): readonly HsmSlot[] => {
   return [...new Set([...stamping, slotForPurpose(hsm, 'journal')])];
 };
 
-const openToken = (module: HsmModule, { label }: HsmSlot): OpenToken => ({
+const openToken = (module: OpenHsm, { label }: HsmSlot): OpenToken => ({
   label,
   session: module.openSession(label, { readWrite: true }),
 });
 
-const prepareDemonstration = async (config: Config, hsm: Hsm, module: HsmModule, progress: Progress, now: () => Date): Promise<void> => {
+const prepareDemonstration = async (config: Config, hsm: Hsm, module: OpenHsm, progress: Progress, now: () => Date): Promise<void> => {
   const [authoritySlot, timestampSlot] = [slotForPurpose(hsm, 'authority'), slotForPurpose(hsm, 'timestamp')];
   const authority = openToken(module, authoritySlot);
   const timestamp = timestampSlot === authoritySlot ? authority : openToken(module, timestampSlot);
@@ -94,7 +95,7 @@ export const firstStart = async (config: Config, report: (line: string) => void,
   }
   progress.begin('Login to the tokens');
   const hsm = resolveHsm(config);
-  const module = openModule(hsm);
+  const module = openHsm(hsm);
   try {
     for (const slot of slotsInUse(config, hsm)) module.login(slot);
     if (demonstration) {

@@ -13,6 +13,8 @@ export interface HomePaths {
   readonly softhsmConf: string;
   readonly tokenFolder: string;
   readonly pinFolder: string;
+  /** PINs that a token has refused, and that are not tried again (signer/refused-pins.ts). */
+  readonly refusedPinFolder: string;
   /** Certificates of the demonstration PKI, PEM. */
   readonly pkiFolder: string;
   readonly rootCertificate: string;
@@ -49,6 +51,7 @@ export const homePaths = (home: string): HomePaths => {
     softhsmConf: join(home, 'softhsm2.conf'),
     tokenFolder: join(home, 'tokens'),
     pinFolder: join(home, 'pins'),
+    refusedPinFolder: join(home, 'refused-pins'),
     pkiFolder,
     rootCertificate: join(pkiFolder, 'root-ca.pem'),
     timestampCaCertificate: join(pkiFolder, 'timestamp-ca.pem'),

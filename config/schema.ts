@@ -86,11 +86,18 @@ const redisSchema = z
   ])
   .default({ mode: 'embedded', serverPath: 'redis-server', maxMemoryMb: 2_048 });
 
+/** Variables that a module reads when it is loaded (for example the path of its own configuration file). */
+const moduleEnvironment = z.record(z.string().regex(/^[A-Z][A-Z0-9_]*$/), z.string());
+
 const slotSchema = z.strictObject({
   /** Slots are found by the label of their token, never by their number. */
   label,
   purposes: z.array(z.enum(keyPurposes)).min(1),
   pinFile: path,
+  /** The module that the token is in; unset: hsm.module. */
+  module: path.optional(),
+  /** Variables for that module, besides those of hsm.environment. */
+  environment: moduleEnvironment.optional(),
   /** Sessions for stamping at most; unset: 32, or fewer when the token says so. As many are opened as it makes use of. */
   sessions: z.int().min(1).max(1_000).optional(),
 });
@@ -104,8 +111,7 @@ const hsmSchema = z
       mode: z.literal('module'),
       module: path,
       slots: z.array(slotSchema).min(1),
-      /** Variables the module reads at load (for example its own configuration file). */
-      environment: z.record(z.string().regex(/^[A-Z][A-Z0-9_]*$/), z.string()).default({}),
+      environment: moduleEnvironment.default({}),
     }),
   ])
   .default({ mode: 'embedded' });
@@ -269,6 +275,13 @@ const crossChecks = (config: z.infer<typeof objectSchema>, context: z.Refinement
     for (const key of ['username', 'passwordFile', 'caFile', 'replicatedCluster'] as const) {
       if (config.journal[key] !== undefined)
         context.addIssue({ code: 'custom', path: ['journal', key], message: 'is for a server: set journal.url' });
+    }
+  }
+  if (config.hsm.mode === 'module') {
+    const labels = config.hsm.slots.map((slot) => slot.label);
+    const twice = labels.findIndex((one, index) => labels.indexOf(one) !== index);
+    if (twice >= 0) {
+      context.addIssue({ code: 'custom', path: ['hsm', 'slots', twice, 'label'], message: 'names a token that another slot names' });
     }
   }
   if (config.hsm.mode === 'module' && !config.hsm.slots.some(({ purposes }) => purposes.includes('journal'))) {

@@ -14,9 +14,10 @@ import { type Checkpoint, readCheckpointText } from '../observability/journal/ch
 import { keyScheme } from '../pki/algorithms.ts';
 import type { CheckpointSignature } from '../queue/checkpoint-signing.ts';
 import { monotonicMs } from '../queue/redis-clock.ts';
+import type { OpenHsm } from './hsm-modules.ts';
 import { type KeySession, openKeySession } from './key-session.ts';
 import { hsmError } from './pkcs11-errors.ts';
-import type { HsmModule, HsmSlot } from './pkcs11-module.ts';
+import type { HsmSlot } from './pkcs11-module.ts';
 import { findKey } from './token-keys.ts';
 
 /** A long label: a token that is shared with others may well have a "journal" of its own. */
@@ -29,7 +30,7 @@ const digest = 'sha256';
 const askAgainMs = 30_000;
 
 export interface CheckpointKeyOptions {
-  readonly module: HsmModule;
+  readonly module: OpenHsm;
   /** The slot with the purpose `journal`. */
   readonly slot: HsmSlot;
   /** Name of the journal whose checkpoints are signed. */
@@ -59,7 +60,7 @@ const loadKey = ({ module, slot }: CheckpointKeyOptions): LoadedKey => {
     looking.close();
   }
   const { handle } = module.findSlot(slot.label);
-  const { modulePath } = module;
+  const modulePath = module.modulePathOf(slot.label);
   const session = openKeySession({ modulePath, slot: handle, keyLabel: journalKeyLabel, purpose: 'journal', scheme, digest });
   try {
     const challenge = randomBytes(64);

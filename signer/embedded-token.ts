@@ -16,7 +16,7 @@ import { homePaths } from '../config/home.ts';
 import type { Config } from '../config/schema.ts';
 import { readSecretFile } from '../config/secrets.ts';
 import { callingHsm } from './pkcs11-errors.ts';
-import { embeddedTokens, type Hsm, type HsmModule, openModule, resolveHsm } from './pkcs11-module.ts';
+import { embeddedModule, embeddedTokens, type HsmModule, type HsmSlot, openModule } from './pkcs11-module.ts';
 
 /** 32 symbols, so that five bits of a random octet choose one without bias; no token refuses lower-case letters and digits. */
 const pinAlphabet = 'abcdefghijkmnpqrstuvwxyz23456789';
@@ -52,7 +52,7 @@ const writeConf = (file: string, tokenFolder: string): void => {
   if (!existsSync(file) || readFileSync(file, 'utf8') !== text) writeFileAtomic(file, text, { mode: 0o600 });
 };
 
-const withModule = <T>(hsm: Pick<Hsm, 'modulePath' | 'environment'>, use: (module: HsmModule) => T): T => {
+const withModule = <T>(hsm: Pick<HsmSlot, 'modulePath' | 'environment'>, use: (module: HsmModule) => T): T => {
   const module = openModule(hsm);
   try {
     return use(module);
@@ -117,7 +117,7 @@ const requirePin = (file: string, label: string): string => {
  */
 export const ensureEmbeddedTokens = (config: Config): string[] => {
   const paths = homePaths(config.home);
-  const hsm = resolveHsm(config);
+  const hsm = embeddedModule(config);
   for (const folder of [paths.tokenFolder, paths.pinFolder]) mkdirSync(folder, { recursive: true, mode: 0o700 });
   writeConf(paths.softhsmConf, paths.tokenFolder);
   const missing = withModule(hsm, (module) => {

@@ -15,7 +15,8 @@ import type { RedisClient } from '../queue/redis.ts';
 import { monotonicMs } from '../queue/redis-clock.ts';
 import { findDurabilityShortfall } from '../queue/redis-durability.ts';
 import { CheckpointKey } from './checkpoint-key.ts';
-import { type Hsm, type HsmModule, slotForPurpose } from './pkcs11-module.ts';
+import type { OpenHsm } from './hsm-modules.ts';
+import { type Hsm, slotForPurpose } from './pkcs11-module.ts';
 import { publishChains } from './published-chains.ts';
 import type { Tsu } from './stamp-task.ts';
 
@@ -36,7 +37,7 @@ export interface JournalDutiesOptions {
   /** Of the signer, ready. */
   readonly command: RedisClient;
   readonly hsm: Hsm;
-  readonly module: HsmModule;
+  readonly module: OpenHsm;
   readonly tsu: Tsu;
 }
 

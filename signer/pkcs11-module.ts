@@ -13,22 +13,25 @@ import { homePaths } from '../config/home.ts';
 import type { Config, KeyPurpose } from '../config/schema.ts';
 import { readSecretFile } from '../config/secrets.ts';
 import { callingHsm, ckrCode, classifyPkcs11Error, hsmError, userAlreadyLoggedIn } from './pkcs11-errors.ts';
+import { createRefusedPins } from './refused-pins.ts';
 
-/** A token by its label, with what its keys may be used for. */
+/** A token by its label, the module that it is in, and what its keys may be used for. */
 export interface HsmSlot {
   readonly label: string;
   readonly purposes: readonly KeyPurpose[];
   readonly pinFile: string;
+  readonly modulePath: string;
+  /** Variables that the module reads when it is loaded. */
+  readonly environment: Readonly<Record<string, string>>;
   /** Sessions for stamping at most; undefined leaves it to the signer. */
   readonly sessions?: number | undefined;
 }
 
-/** A module with the tokens that are used in it, whoever made them. */
+/** The tokens that are used, whoever made them. */
 export interface Hsm {
-  readonly modulePath: string;
-  /** Variables that the module reads when it is loaded. */
-  readonly environment: Readonly<Record<string, string>>;
   readonly slots: readonly HsmSlot[];
+  /** Where PINs are remembered that a token has refused. */
+  readonly refusedPinFolder: string;
 }
 
 /** The tokens that `ensureEmbeddedTokens` makes: the CA keys and the journal's key are apart from the key that signs all day. */
@@ -57,16 +60,26 @@ const findSofthsm = (): string => {
   return found;
 };
 
+/** The module of the embedded tokens. @throws HSM_MODULE_MISSING when SoftHSM is not installed */
+export const embeddedModule = (config: Config): Pick<HsmSlot, 'modulePath' | 'environment'> => ({
+  modulePath: (config.hsm.mode === 'embedded' ? config.hsm.module : undefined) ?? findSofthsm(),
+  environment: { SOFTHSM2_CONF: homePaths(config.home).softhsmConf },
+});
+
 /** Brings both ways to configure an HSM into one shape. @throws HSM_MODULE_MISSING when SoftHSM is not installed */
 export const resolveHsm = (config: Config): Hsm => {
+  const { pinFolder, refusedPinFolder } = homePaths(config.home);
   if (config.hsm.mode === 'module') {
-    return { modulePath: config.hsm.module, environment: config.hsm.environment, slots: config.hsm.slots };
+    const { module, environment, slots } = config.hsm;
+    return {
+      refusedPinFolder,
+      slots: slots.map((slot) => ({ ...slot, modulePath: slot.module ?? module, environment: { ...environment, ...slot.environment } })),
+    };
   }
-  const paths = homePaths(config.home);
+  const module = embeddedModule(config);
   return {
-    modulePath: config.hsm.module ?? findSofthsm(),
-    environment: { SOFTHSM2_CONF: paths.softhsmConf },
-    slots: embeddedTokens.map((token) => ({ ...token, pinFile: join(paths.pinFolder, `${token.label}.pin`) })),
+    refusedPinFolder,
+    slots: embeddedTokens.map((token) => ({ ...token, ...module, pinFile: join(pinFolder, `${token.label}.pin`) })),
   };
 };
 
@@ -85,6 +98,8 @@ export const slotForPurpose = (hsm: Hsm, purpose: KeyPurpose, label?: string): H
 /** A loaded and initialised module. */
 export interface HsmModule {
   readonly modulePath: string;
+  /** The module of the token with this label. */
+  modulePathOf(label: string): string;
   /** The raw binding, for calls that must cost nothing beside the call. */
   readonly lib: pkcs11.PKCS11;
   /** Every slot with a token that can be read, also one without a label. */
@@ -136,16 +151,24 @@ const readTokens = (module: Module): ReturnType<HsmModule['tokens']> => {
   return tokens;
 };
 
+export interface ModuleOptions {
+  readonly modulePath: string;
+  readonly environment: Readonly<Record<string, string>>;
+  /** Where PINs are remembered that a token has refused; undefined remembers them in this process only. */
+  readonly refusedPinFolder?: string | undefined;
+}
+
 /**
  * Loads and initialises a module. Its variables are set first, because SoftHSM and others read them only then.
  * @throws HSM_MODULE_MISSING when it cannot be loaded, HSM_DEVICE when it cannot be initialised
  */
-export const openModule = (hsm: Pick<Hsm, 'modulePath' | 'environment'>): HsmModule => {
-  Object.assign(process.env, hsm.environment);
-  const lib = load(hsm.modulePath);
+export const openModule = ({ modulePath, environment, refusedPinFolder }: ModuleOptions): HsmModule => {
+  Object.assign(process.env, environment);
+  const lib = load(modulePath);
   const module = new Module(lib);
   // Without the flag we would declare a single-threaded application, and the workers' calls could corrupt the module.
-  callingHsm(`initialise ${hsm.modulePath}`, () => module.initialize({ flags: pkcs11.CKF_OS_LOCKING_OK }));
+  callingHsm(`initialise ${modulePath}`, () => module.initialize({ flags: pkcs11.CKF_OS_LOCKING_OK }));
+  const refusedPins = createRefusedPins(refusedPinFolder);
   const logins = new Map<string, { readonly session: Session } | { readonly refused: unknown }>();
 
   const findSlot = (label: string): Slot => {
@@ -169,6 +192,7 @@ export const openModule = (hsm: Pick<Hsm, 'modulePath' | 'environment'>): HsmMod
       if ('refused' in earlier) throw earlier.refused;
       return;
     }
+    refusedPins.check(slot.label, slot.pinFile);
     const pin = readSecretFile(slot.pinFile);
     // The login ends with the last session on the token (PKCS#11 v3.1, 5.6.8), so this session stays open.
     const session = openSession(slot.label, { readWrite: false });
@@ -178,11 +202,13 @@ export const openModule = (hsm: Pick<Hsm, 'modulePath' | 'environment'>): HsmMod
       if (ckrCode(error) !== userAlreadyLoggedIn) {
         const refused = hsmError(error, `log in to token "${slot.label}" with the PIN of ${slot.pinFile}`);
         logins.set(slot.label, { refused });
+        if (refused.code === 'HSM_PIN_REFUSED') refusedPins.refuse(slot.label, slot.pinFile, refused.message);
         session.close();
         throw refused;
       }
     }
     logins.set(slot.label, { session });
+    refusedPins.forget(slot.label);
   };
   const sessionLimit = (label: string): number | undefined => {
     const { maxSessionCount } = findSlot(label).getToken();
@@ -193,5 +219,15 @@ export const openModule = (hsm: Pick<Hsm, 'modulePath' | 'environment'>): HsmMod
     callingHsm('finalise the module', () => module.finalize());
     module.close();
   };
-  return { modulePath: hsm.modulePath, lib, tokens: () => readTokens(module), findSlot, login, openSession, sessionLimit, close };
+  return {
+    modulePath,
+    modulePathOf: () => modulePath,
+    lib,
+    tokens: () => readTokens(module),
+    findSlot,
+    login,
+    openSession,
+    sessionLimit,
+    close,
+  };
 };

@@ -18,8 +18,9 @@ import { monotonicMs } from '../queue/redis-clock.ts';
 import { createCallMemory } from './call-watch.ts';
 import { watchClock } from './clock-watch.ts';
 import { configuredTsu } from './configured-tsu.ts';
+import { type OpenHsm, openHsm } from './hsm-modules.ts';
 import { takeUpJournalDuties } from './journal-duties.ts';
-import { type HsmModule, type HsmSlot, openModule, resolveHsm, slotForPurpose } from './pkcs11-module.ts';
+import { type HsmSlot, resolveHsm, slotForPurpose } from './pkcs11-module.ts';
 import { createPaceMemory } from './session-pace.ts';
 import { createTsuMemory } from './shared-tsus.ts';
 import { createFailureLog } from './stamp-failures.ts';
@@ -48,7 +49,7 @@ const sessionsFor = (limit: number | undefined, wanted: number): number =>
   limit === undefined ? wanted : Math.max(1, Math.min(wanted, Math.floor((limit - 1) / 2)));
 
 /** Finds key and certificate in the token and lets the key prove itself. @throws HSM_KEY_MISSING, HSM_KEY_MISMATCH, HSM_SELFTEST_FAILED */
-const proveTsu = (module: HsmModule, tsu: Tsu): void => {
+const proveTsu = (module: OpenHsm, tsu: Tsu): void => {
   const session = module.openSession(tsu.tokenLabel, { readWrite: false });
   try {
     const key = findKey(session, tsu.keyLabel, tsu.scheme);
@@ -105,7 +106,7 @@ const createWork = (pool: StampingPool, metrics: SignerMetrics, tellFailure: (ba
 const startPool = (
   config: Config,
   slot: HsmSlot,
-  module: HsmModule,
+  module: OpenHsm,
   tsus: readonly Tsu[],
   clockMemory: SharedArrayBuffer,
 ): Promise<StampingPool> => {
@@ -114,7 +115,7 @@ const startPool = (
   const { handle } = module.findSlot(slot.label);
   return StampingPool.start({
     data: {
-      modulePath: module.modulePath,
+      modulePath: slot.modulePath,
       slot: handle,
       node: hostname().slice(0, 64),
       tsuMemory: createTsuMemory(tsus),
@@ -142,7 +143,7 @@ export const startSigner = async (config: Config, log: Logger, options: SignerOp
   const hsm = resolveHsm(config);
   const slot = slotForPurpose(hsm, 'timestamp', options.slot);
   const tsu = configuredTsu(config, slot.label);
-  const module = openModule(hsm);
+  const module = openHsm(hsm);
   module.login(slot);
   proveTsu(module, tsu);
 

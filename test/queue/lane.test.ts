@@ -305,7 +305,7 @@ describe('the timestamp lane', { skip: redisServerMissing() }, () => {
           throw new HandedBack('the token is gone');
         },
       });
-      await until('it waits for entries', async () => / flags=b .*cmd=xreadgroup/.test(String(await bench.look.client('LIST'))));
+      await until('it waits for entries', async () => / flags=b.*cmd=xreadgroup/.test(String(await bench.look.client('LIST'))));
       await abandoning.lane.abandon();
       // Its read still waits in Redis, and this entry goes to it.
       const asked = requester.ask(1);

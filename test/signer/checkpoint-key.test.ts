@@ -8,7 +8,7 @@ import { checkpointText, signedCheckpoint, verifyCheckpoint } from '../../observ
 import { keyScheme } from '../../pki/algorithms.ts';
 import { CheckpointKey, journalKeyLabel } from '../../signer/checkpoint-key.ts';
 import { ensureEmbeddedTokens } from '../../signer/embedded-token.ts';
-import { type Hsm, type HsmModule, openModule, resolveHsm, slotForPurpose } from '../../signer/pkcs11-module.ts';
+import { embeddedModule, type Hsm, type HsmModule, openModule, resolveHsm, slotForPurpose } from '../../signer/pkcs11-module.ts';
 import { generateKeyPair } from '../../signer/token-keys.ts';
 import { configOf, openssl, temporaryFolder, withoutSofthsm } from '../support/token-home.ts';
 
@@ -36,7 +36,7 @@ describe("the journal's key", { skip: withoutSofthsm }, () => {
     const config = configOf(folder.path);
     ensureEmbeddedTokens(config);
     hsm = resolveHsm(config);
-    module = openModule(hsm);
+    module = openModule(embeddedModule(config));
   });
   after(() => {
     for (const key of keys) key.close();

@@ -5,7 +5,7 @@ import { afterEach, beforeEach, test } from 'node:test';
 import type { SigilloError } from '../../config/errors.ts';
 import { homePaths } from '../../config/home.ts';
 import { ensureEmbeddedTokens } from '../../signer/embedded-token.ts';
-import { openModule, resolveHsm } from '../../signer/pkcs11-module.ts';
+import { embeddedModule, openModule, resolveHsm } from '../../signer/pkcs11-module.ts';
 import { configOf, temporaryFolder, withoutSofthsm } from '../support/token-home.ts';
 
 const skip = withoutSofthsm;
@@ -21,7 +21,7 @@ const modeOf = (path: string): string => (statSync(path).mode & 0o777).toString(
 /** All tokens are there once, and take their PINs. */
 const assertUsable = (home = folder.path): void => {
   const hsm = resolveHsm(configOf(home));
-  const module = openModule(hsm);
+  const module = openModule(embeddedModule(configOf(home)));
   try {
     assert.deepEqual(
       module
@@ -97,7 +97,7 @@ test('a token with an SO PIN and no user PIN gets its user PIN', { skip }, () =>
   ensureEmbeddedTokens(config);
   rmSync(paths.tokenFolder, { recursive: true });
   mkdirSync(paths.tokenFolder, { mode: 0o700 });
-  const module = openModule(resolveHsm(config));
+  const module = openModule(embeddedModule(config));
   const [blank] = module.tokens();
   const soPin = readFileSync(join(paths.pinFolder, 'sigillo-authority.so-pin'), 'utf8').trim();
   module.lib.C_InitToken(blank!.slot.handle, soPin, 'sigillo-authority'.padEnd(32));

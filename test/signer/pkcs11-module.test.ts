@@ -1,12 +1,12 @@
 import assert from 'node:assert/strict';
-import { readFileSync, writeFileSync } from 'node:fs';
+import { readdirSync, readFileSync, utimesSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, afterEach, before, test } from 'node:test';
 import { TokenFlag } from 'graphene-pk11';
 import type { SigilloError } from '../../config/errors.ts';
 import { homePaths } from '../../config/home.ts';
 import { ensureEmbeddedTokens } from '../../signer/embedded-token.ts';
-import { type HsmModule, type HsmSlot, openModule, resolveHsm, slotForPurpose } from '../../signer/pkcs11-module.ts';
+import { embeddedModule, type HsmModule, type HsmSlot, openModule, resolveHsm, slotForPurpose } from '../../signer/pkcs11-module.ts';
 import { configOf, temporaryFolder, withoutSofthsm } from '../support/token-home.ts';
 
 const folder = temporaryFolder();
@@ -14,7 +14,7 @@ const config = configOf(folder.path);
 const paths = homePaths(folder.path);
 const opened: HsmModule[] = [];
 const open = (): HsmModule => {
-  const module = openModule(resolveHsm(config));
+  const module = openModule(embeddedModule(config));
   opened.push(module);
   return module;
 };
@@ -42,13 +42,17 @@ test('a module that is not there, and a file that is none, are HSM_MODULE_MISSIN
 
 test('both ways to configure an HSM have one shape', { skip }, () => {
   const embedded = resolveHsm(config);
-  assert.deepEqual(embedded.environment, { SOFTHSM2_CONF: paths.softhsmConf });
+  for (const { environment } of embedded.slots) assert.deepEqual(environment, { SOFTHSM2_CONF: paths.softhsmConf });
   assert.equal(slotForPurpose(embedded, 'authority').label, 'sigillo-authority');
   assert.equal(slotForPurpose(embedded, 'timestamp').pinFile, join(paths.pinFolder, 'sigillo-timestamp.pin'));
   assert.throws(() => slotForPurpose(embedded, 'ocsp'), code('CONFIG_INVALID', /ocsp/));
-  const slots = [{ label: 'one', purposes: ['timestamp', 'journal'], pinFile: '/pin' }];
-  const module = resolveHsm(configOf(folder.path, { hsm: { mode: 'module', module: '/m.so', slots, environment: { A: 'b' } } }));
-  assert.deepEqual(module, { modulePath: '/m.so', environment: { A: 'b' }, slots });
+  const one = { label: 'one', purposes: ['timestamp', 'journal'], pinFile: '/pin' };
+  const two = { label: 'two', purposes: ['timestamp'], pinFile: '/pin', module: '/n.so', environment: { C: 'd' }, sessions: 4 };
+  const hsm = { mode: 'module', module: '/m.so', slots: [one, two], environment: { A: 'b' } };
+  assert.deepEqual(resolveHsm(configOf(folder.path, { hsm })).slots, [
+    { ...one, modulePath: '/m.so', environment: { A: 'b' } },
+    { ...two, modulePath: '/n.so', environment: { A: 'b', C: 'd' } },
+  ]);
 });
 
 test('slots are found by label, and the message names the labels there are', { skip }, () => {
@@ -72,9 +76,37 @@ test('a wrong PIN is tried exactly once', { skip }, () => {
   const logins = countLogins(module);
   const pinFile = join(folder.path, 'wrong.pin');
   writeFileSync(pinFile, '12345678\n', { mode: 0o600 });
-  const slot: HsmSlot = { label: 'sigillo-timestamp', purposes: ['timestamp'], pinFile };
+  const slot: HsmSlot = { ...embeddedModule(config), label: 'sigillo-timestamp', purposes: ['timestamp'], pinFile };
   for (let i = 0; i < 3; i += 1) assert.throws(() => module.login(slot), code('HSM_PIN_REFUSED', /CKR_PIN_INCORRECT/));
   assert.equal(logins(), 1);
+});
+
+test('a wrong PIN is not tried by another process either, until its file is changed', { skip }, () => {
+  const pinFile = join(folder.path, 'changed.pin');
+  writeFileSync(pinFile, '12345678\n', { mode: 0o600 });
+  const slot: HsmSlot = { ...embeddedModule(config), label: 'sigillo-timestamp', purposes: ['timestamp'], pinFile };
+  const refusedPinFolder = join(folder.path, 'refused');
+  let logins = 0;
+  const login = (): void => {
+    const module = openModule({ ...embeddedModule(config), refusedPinFolder });
+    const count = countLogins(module);
+    try {
+      module.login(slot);
+    } finally {
+      logins += count();
+      module.close();
+    }
+  };
+  assert.throws(login, code('HSM_PIN_REFUSED', /CKR_PIN_INCORRECT/));
+  for (let i = 0; i < 3; i += 1) assert.throws(login, code('HSM_PIN_REFUSED', /not tried again/));
+  assert.equal(logins, 1);
+  const said = readdirSync(refusedPinFolder).map((name) => readFileSync(join(refusedPinFolder, name), 'utf8'));
+  assert.ok(said.length === 1 && !said.join().includes('12345678'), 'no trace of the PIN');
+  writeFileSync(pinFile, readFileSync(join(paths.pinFolder, 'sigillo-timestamp.pin')));
+  utimesSync(pinFile, 1_800_000_000, 1_800_000_000);
+  login();
+  assert.equal(logins, 2);
+  assert.deepEqual(readdirSync(refusedPinFolder), [], 'a PIN that was taken is forgotten');
 });
 
 test('the right PIN is sent once, and a login by somebody else in the process is as good', { skip }, () => {
@@ -98,11 +130,9 @@ test('an empty or missing PIN file never reaches the token', { skip }, () => {
   const logins = countLogins(module);
   const empty = join(folder.path, 'empty.pin');
   writeFileSync(empty, '');
-  assert.throws(() => module.login({ label: 'sigillo-timestamp', purposes: ['timestamp'], pinFile: empty }), code('CONFIG_INVALID'));
-  assert.throws(
-    () => module.login({ label: 'sigillo-timestamp', purposes: ['timestamp'], pinFile: `${empty}.none` }),
-    code('CONFIG_UNREADABLE'),
-  );
+  const slot: HsmSlot = { ...embeddedModule(config), label: 'sigillo-timestamp', purposes: ['timestamp'], pinFile: empty };
+  assert.throws(() => module.login(slot), code('CONFIG_INVALID'));
+  assert.throws(() => module.login({ ...slot, pinFile: `${empty}.none` }), code('CONFIG_UNREADABLE'));
   assert.equal(logins(), 0);
 });
 

@@ -8,7 +8,7 @@ import type { SigilloError } from '../../config/errors.ts';
 import { tsuAlgorithms } from '../../config/schema.ts';
 import { keyScheme, type SignatureDigest } from '../../pki/algorithms.ts';
 import { ensureEmbeddedTokens } from '../../signer/embedded-token.ts';
-import { type HsmModule, openModule, resolveHsm, slotForPurpose } from '../../signer/pkcs11-module.ts';
+import { embeddedModule, type HsmModule, openModule, resolveHsm, slotForPurpose } from '../../signer/pkcs11-module.ts';
 import { findKey, generateKeyPair, keyState, selfTest, type TokenKey } from '../../signer/token-keys.ts';
 import { configOf, temporaryFolder, withoutSofthsm } from '../support/token-home.ts';
 
@@ -22,7 +22,7 @@ before(() => {
   const config = configOf(folder.path);
   ensureEmbeddedTokens(config);
   const hsm = resolveHsm(config);
-  module = openModule(hsm);
+  module = openModule(embeddedModule(config));
   const slot = slotForPurpose(hsm, 'timestamp');
   module.login(slot);
   session = module.openSession(slot.label, { readWrite: true });

@@ -5,7 +5,7 @@ import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { parseConfig } from '../../config/load.ts';
 import type { Config } from '../../config/schema.ts';
-import { resolveHsm } from '../../signer/pkcs11-module.ts';
+import { embeddedModule } from '../../signer/pkcs11-module.ts';
 
 /** A new folder below the temporary folder; `remove` it in `after`. */
 export const temporaryFolder = (): { path: string; remove: () => void } => {
@@ -17,7 +17,7 @@ export const configOf = (home: string, tree: Record<string, unknown> = {}): Conf
 
 const findSofthsm = (): string | undefined => {
   try {
-    return resolveHsm(configOf('/nonexistent')).modulePath;
+    return embeddedModule(configOf('/nonexistent')).modulePath;
   } catch {
     return undefined; // not installed: `withoutSofthsm` says so where the tests are skipped
   }

@@ -5,7 +5,7 @@ import { keyScheme } from '../../pki/algorithms.ts';
 import { createCallMemory } from '../../signer/call-watch.ts';
 import { createClockMemory } from '../../signer/clock.ts';
 import { ensureEmbeddedTokens } from '../../signer/embedded-token.ts';
-import { type HsmModule, openModule, resolveHsm, slotForPurpose } from '../../signer/pkcs11-module.ts';
+import { embeddedModule, type HsmModule, openModule, resolveHsm, slotForPurpose } from '../../signer/pkcs11-module.ts';
 import { createPaceMemory } from '../../signer/session-pace.ts';
 import { createTsuMemory } from '../../signer/shared-tsus.ts';
 import type { StampWorkerData, Tsu } from '../../signer/stamp-task.ts';
@@ -18,7 +18,7 @@ export const createTokenTsu = async (home: string): Promise<{ module: HsmModule;
   const config = configOf(home);
   ensureEmbeddedTokens(config);
   const hsm = resolveHsm(config);
-  const module = openModule(hsm);
+  const module = openModule(embeddedModule(config));
   const slot = slotForPurpose(hsm, 'timestamp');
   module.login(slot);
   const session = module.openSession(slot.label, { readWrite: true });
@@ -48,7 +48,7 @@ export const createTokenTsu = async (home: string): Promise<{ module: HsmModule;
     activeFromMs: 0,
   };
   const data: StampWorkerData = {
-    modulePath: hsm.modulePath,
+    modulePath: slot.modulePath,
     slot: module.findSlot(slot.label).handle,
     node: 'node-1',
     tsuMemory: createTsuMemory([tsu]),
