@@ -17,6 +17,9 @@ export type ChildMessage =
 /** Exit status of a child that another start would not help: what is wrong is in the configuration (EX_CONFIG of sysexits.h). */
 export const exitDoNotRestart = 78;
 
+/** Exit status of a child whose token has failed: it is started again, but with longer pauses (EX_TEMPFAIL of sysexits.h). */
+export const exitTokenFailed = 75;
+
 export const isAsk = (message: unknown): message is Ask =>
   typeof message === 'object' && message !== null && (message as Ask).type === 'ask' && typeof (message as Ask).id === 'number';
 

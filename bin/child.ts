@@ -11,7 +11,7 @@ import { loadConfig } from '../config/load.ts';
 import type { Config } from '../config/schema.ts';
 import { type MetricsJson, mergeMetrics } from '../observability/merge-metrics.ts';
 import type { HealthItem } from '../observability/ops-app.ts';
-import { type Ask, type ChildMessage, exitDoNotRestart, isAsk } from './child-messages.ts';
+import { type Ask, type ChildMessage, exitDoNotRestart, exitTokenFailed, isAsk } from './child-messages.ts';
 import { type OpsServer, serveOps } from './ops-server.ts';
 
 /** What a service process hands to its frame once it serves. */
@@ -37,6 +37,11 @@ const isFinal = (error: unknown): boolean =>
     error.code === 'HSM_PIN_REFUSED' ||
     error.code === 'HSM_MODULE_MISSING' ||
     error.code === 'PORT_IN_USE');
+
+const exitStatusOf = (error: unknown): number => {
+  if (isFinal(error)) return exitDoNotRestart;
+  return error instanceof SigilloError && error.code.startsWith('HSM_') ? exitTokenFailed : 1;
+};
 
 /** Says what happened and what to do; before a logger exists, and also when its configuration is what is wrong. */
 export const printFailure = (name: string, error: unknown): void => {
@@ -96,7 +101,7 @@ const serve = async (config: Config, start: (config: Config) => Promise<ChildSer
 /**
  * Runs a service process from its start to its exit; it never returns to the caller.
  *
- * Exit status: 0 after a clean stop, 78 when the configuration is at fault, 1 otherwise.
+ * Exit status: 0 after a clean stop, 78 when the configuration is at fault, 75 when a token has failed, 1 otherwise.
  *
  * @param start opens everything and serves; throws a SigilloError when it cannot
  */
@@ -111,7 +116,7 @@ export const runChild = async (start: (config: Config) => Promise<ChildService>)
     await Promise.race([serve(config, start, stopping), bounded]);
   } catch (error) {
     printFailure(processName, error);
-    process.exit(isFinal(error) ? exitDoNotRestart : 1);
+    process.exit(exitStatusOf(error));
   }
   process.exit(0);
 };

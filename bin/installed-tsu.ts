@@ -7,8 +7,9 @@ import { keyScheme } from '../pki/algorithms.ts';
 import { DerError } from '../pki/der.ts';
 import { isTimeStampingCertificate } from '../pki/tsu-usage.ts';
 import type { OpenHsm } from '../signer/hsm-modules.ts';
-import type { Hsm } from '../signer/pkcs11-module.ts';
+import type { Hsm, HsmSlot } from '../signer/pkcs11-module.ts';
 import { findKey, selfTest } from '../signer/token-keys.ts';
+import { onSlots } from './several-slots.ts';
 
 const readCertificates = (file: string): X509Certificate[] => {
   let text: string;
@@ -58,25 +59,34 @@ const checkPath = async (
  * The key is in a token for timestamps, its chain begins with a certificate for it, critically for timestamping alone, and
  * leads to a configured root.
  *
- * @param module every slot of `hsm` with the purpose timestamp is logged in
+ * @param module slots with the purpose timestamp are logged in
+ * @param report told of a slot that fails while another works
  * @throws HSM_KEY_MISSING, HSM_KEY_MISMATCH, HSM_SELFTEST_FAILED, CERTIFICATE_INVALID, CONFIG_UNREADABLE
  */
-export const checkInstalledTsu = async (config: Config, hsm: Hsm, module: OpenHsm, now: Date): Promise<void> => {
+export const checkInstalledTsu = async (
+  config: Config,
+  hsm: Hsm,
+  module: OpenHsm,
+  now: Date,
+  report: (line: string) => void,
+): Promise<void> => {
   const { tsu, algorithm, signatureDigest } = config.timestamp;
   if (tsu.source !== 'installed' || config.trust.rootsFile === undefined) return;
   const chain = readCertificates(tsu.chainFile);
   const [certificate] = chain;
-  let found = 0;
-  for (const slot of hsm.slots.filter(({ purposes }) => purposes.includes('timestamp'))) {
+  const proveKey = (slot: HsmSlot): boolean => {
     const session = module.openSession(slot.label, { readWrite: false });
-    const key = findKey(session, tsu.keyLabel, keyScheme(algorithm));
-    if (key !== undefined) {
-      selfTest(key, certificate, signatureDigest);
-      found += 1;
+    try {
+      const key = findKey(session, tsu.keyLabel, keyScheme(algorithm));
+      if (key !== undefined) selfTest(key, certificate, signatureDigest);
+      return key !== undefined;
+    } finally {
+      session.close();
     }
-    session.close();
-  }
-  if (found === 0) throw new SigilloError('HSM_KEY_MISSING', `"${tsu.keyLabel}" is in no slot with the purpose timestamp`);
+  };
+  const slots = hsm.slots.filter(({ purposes }) => purposes.includes('timestamp'));
+  const found = onSlots(slots, proveKey, report);
+  if (!found.includes(true)) throw new SigilloError('HSM_KEY_MISSING', `"${tsu.keyLabel}" is in no slot with the purpose timestamp`);
   if (certificate === undefined || !hasTimeStampingUsage(certificate)) {
     throw new SigilloError(
       'CERTIFICATE_INVALID',

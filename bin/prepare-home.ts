@@ -16,6 +16,7 @@ import { ensureAuthorities, ensureTsu } from './demonstration-pki.ts';
 import { checkInstalledTsu } from './installed-tsu.ts';
 import { ensureJournalKey } from './journal-key.ts';
 import type { OpenToken } from './make-key.ts';
+import { onSlots } from './several-slots.ts';
 
 const prepareFolder = (config: Config): void => {
   const paths = homePaths(config.home);
@@ -97,12 +98,15 @@ export const firstStart = async (config: Config, report: (line: string) => void,
   const hsm = resolveHsm(config);
   const module = openHsm(hsm);
   try {
-    for (const slot of slotsInUse(config, hsm)) module.login(slot);
+    const stamping = (slot: HsmSlot): boolean => !demonstration && slot.purposes.includes('timestamp');
+    const slots = slotsInUse(config, hsm);
+    for (const slot of slots.filter((one) => !stamping(one))) module.login(slot);
+    onSlots(slots.filter(stamping), (slot) => module.login(slot), report);
     if (demonstration) {
       await prepareDemonstration(config, hsm, module, progress, now);
     } else {
       progress.begin('Installed timestamping unit');
-      await checkInstalledTsu(config, hsm, module, now());
+      await checkInstalledTsu(config, hsm, module, now(), report);
     }
     progress.begin('Key of the journal');
     ensureJournalKey(config, openToken(module, slotForPurpose(hsm, 'journal')), progress.made);

@@ -7,7 +7,7 @@ import type { ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
 import { SigilloError } from '../config/errors.ts';
 import type { Logger } from '../observability/log.ts';
-import { type Ask, exitDoNotRestart, isChildMessage, type Question } from './child-messages.ts';
+import { type Ask, exitDoNotRestart, exitTokenFailed, isChildMessage, type Question } from './child-messages.ts';
 
 export const backoffMsMin = 100;
 export const backoffMsMax = 5_000;
@@ -21,6 +21,8 @@ export interface ProcessPlan {
   readonly untilReady: (child: ChildProcess, signal: AbortSignal) => Promise<void>;
   /** A process that is not ready by then is killed and started again. */
   readonly readyMsMax: number;
+  /** Longest pause after a token has failed: each start is a login, and some HSMs take many of them for an attack. */
+  readonly tokenBackoffMsMax: number;
   readonly log: Logger;
   /** Called with each new process at once, so that its PID is on record before anything can go wrong. */
   readonly onSpawn: (pid: number) => void;
@@ -178,7 +180,7 @@ export class SupervisedProcess {
     }
     if (livedMs >= healthyAfterMs) this.#backoffMs = backoffMsMin;
     const waitMs = this.#backoffMs;
-    this.#backoffMs = Math.min(waitMs * 2, backoffMsMax);
+    this.#backoffMs = Math.min(waitMs * 2, code === exitTokenFailed ? this.#plan.tokenBackoffMsMax : backoffMsMax);
     this.#state = 'waiting';
     this.#plan.log.error({ process: this.name, restartMs: waitMs }, `died (${how}); it is started again`);
     this.#restartTimer = setTimeout(() => {

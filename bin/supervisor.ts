@@ -27,6 +27,7 @@ import {
 } from './embedded-redis.ts';
 import { type HomeLock, knowProcess, lockHome, untilGone } from './home-lock.ts';
 import { type OpsServer, serveOps } from './ops-server.ts';
+import { planSigners } from './signer-plan.ts';
 import { describeExit, SupervisedProcess, terminate, untilReadyMessage } from './supervised-process.ts';
 
 /**
@@ -79,6 +80,8 @@ class Supervisor {
   /** In the order of their start; the stop goes backwards. */
   readonly #processes: SupervisedProcess[] = [];
   readonly #exitStatus = Promise.withResolvers<number>();
+  /** Those of `#processes` that stamp. */
+  readonly #signers: SupervisedProcess[] = [];
   #phase: 'starting' | 'running' | 'stopping' = 'starting';
   #firstStart: ChildProcess | undefined;
   #lock: HomeLock | undefined;
@@ -148,13 +151,13 @@ class Supervisor {
     await this.#step(this.#endLeftovers(this.#lock));
     if (redis.mode === 'embedded') await this.#step(this.#startRedis(redis));
     await this.#step(this.#runFirstStart());
-    const services = (['journal', 'signer', 'gateway'] as const).map((name) =>
-      this.#supervise(name, serviceReadyMsMax, {
-        spawn: () => this.#fork(this.#programs[name], memoryOptions[name]),
-        untilReady: untilReadyMessage,
-      }),
-    );
-    await this.#step(Promise.all(services.map((service) => service.firstReady)));
+    const journal = this.#superviseService('journal', 'journal');
+    const signers = planSigners(this.#config).map(({ name, slot }) => this.#superviseService('signer', name, slot));
+    this.#signers.push(...signers);
+    const gateway = this.#superviseService('gateway', 'gateway');
+    // With one slot of several the service does its job.
+    const oneSigner = Promise.any(signers.map((signer) => signer.firstReady));
+    await this.#step(Promise.all([journal.firstReady, oneSigner, gateway.firstReady]));
     this.#phase = 'running';
     process.stdout.write(announcement(this.#config));
   }
@@ -177,13 +180,20 @@ class Supervisor {
     await Promise.race([supervised.firstReady, ended.promise]);
   }
 
+  #superviseService(program: 'journal' | 'signer' | 'gateway', name: string, slot?: string): SupervisedProcess {
+    return this.#supervise(name, serviceReadyMsMax, {
+      spawn: () => this.#fork(this.#programs[program], memoryOptions[program], slot === undefined ? {} : { SIGILLO_SLOT: slot }),
+      untilReady: untilReadyMessage,
+    });
+  }
+
   /** Detached children have their own process group: Ctrl-C in the terminal reaches only us, and we keep the order. */
-  #fork(file: string, options: readonly string[] = []): ChildProcess {
+  #fork(file: string, options: readonly string[] = [], environment: Readonly<Record<string, string>> = {}): ChildProcess {
     return fork(file, [], {
       detached: true,
       execPath: process.execPath,
       execArgv: [...process.execArgv, ...options],
-      env: process.env,
+      env: { ...process.env, ...environment },
       stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
     });
   }
@@ -196,16 +206,24 @@ class Supervisor {
     const supervised = new SupervisedProcess({
       name,
       readyMsMax,
+      tokenBackoffMsMax: this.#config.signer.reinitialiseMsMax,
       log: this.#log,
       ...how,
       onSpawn: (pid) => this.#lock?.record(name, pid),
       onRestart: () => this.#restarts.inc({ process: name }),
-      onFailed: (status) => this.#requestStop(status, `${name} cannot run with this configuration`),
+      onFailed: (status) => this.#onFailed(name, status),
     });
     this.#restarts.inc({ process: name }, 0);
     this.#processes.push(supervised);
     supervised.start();
     return supervised;
+  }
+
+  /** A slot that does not let us in stops alone, while another stamps; what only a change of the configuration helps stops all. */
+  #onFailed(name: string, status: number): void {
+    const isSigner = this.#signers.some((signer) => signer.name === name);
+    if (isSigner && this.#signers.some((signer) => signer.state !== 'failed')) return;
+    this.#requestStop(status, `${name} cannot run with this configuration`);
   }
 
   /** An earlier supervisor was killed: its children stop by themselves, and its Redis must not run beside ours. */
@@ -254,7 +272,12 @@ class Supervisor {
   async #health(): Promise<HealthItem[]> {
     const own = this.#phase === 'running' ? [] : [{ name: 'supervisor', ok: false, detail: this.#phase }];
     const items = await Promise.all(this.#processes.map((supervised) => this.#healthOf(supervised)));
-    return mergeByName([...own, ...items.flat()]);
+    const stamping = this.#processes.filter((one, index) => this.#signers.includes(one) && items[index]?.every(({ ok }) => ok));
+    const lent = items.map((list, index) => {
+      const isSpare = stamping.length > 0 && this.#signers.includes(this.#processes[index] as SupervisedProcess);
+      return isSpare ? list.map((item) => ({ ...item, needed: false })) : list;
+    });
+    return mergeByName([...own, ...lent.flat()]);
   }
 
   async #healthOf(supervised: SupervisedProcess): Promise<HealthItem[]> {
@@ -295,12 +318,15 @@ const makeHome = (home: string): void => {
   }
 };
 
+const neededByAny = (one: HealthItem | undefined, other: HealthItem): Pick<HealthItem, 'needed'> =>
+  one?.needed === false && other.needed === false ? { needed: false } : {};
+
 /** Gateway and signer may both look at one thing (Redis): it is well when it is well for all of them. */
 const mergeByName = (items: readonly HealthItem[]): HealthItem[] => {
   const merged = new Map<string, HealthItem>();
   for (const item of items) {
     const known = merged.get(item.name);
-    if (known === undefined || (known.ok && !item.ok)) merged.set(item.name, item);
+    if (known === undefined || (known.ok && !item.ok)) merged.set(item.name, { ...item, ...neededByAny(known, item) });
   }
   return [...merged.values()];
 };

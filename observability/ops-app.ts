@@ -10,6 +10,8 @@ export interface HealthItem {
   readonly name: string;
   readonly ok: boolean;
   readonly detail: string;
+  /** false: the service does its job without it, because something else does the same. @defaultValue true */
+  readonly needed?: boolean;
 }
 
 export interface OpsSources {
@@ -32,7 +34,7 @@ export const createOpsApp = ({ health, metrics }: OpsSources): Hono => {
   app.get('/healthz', (context) => context.text('ok\n'));
   app.get('/readyz', async (context) => {
     const dependencies = await health().catch((): HealthItem[] => [{ name: 'health', ok: false, detail: 'the state cannot be told' }]);
-    const ready = dependencies.every((dependency) => dependency.ok);
+    const ready = dependencies.every(({ ok, needed }) => ok || needed === false);
     return context.json({ ready, dependencies }, ready ? 200 : 503);
   });
   app.get('/metrics', async (context) => context.body(await metrics(), 200, { 'Content-Type': prometheusText }));

@@ -2,6 +2,7 @@ import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { join } from 'node:path';
 import { after, describe, test } from 'node:test';
+import { exitTokenFailed } from '../../bin/child-messages.ts';
 import { freePort } from '../support/service.ts';
 import { finished, temporaryFolder } from '../support/token-home.ts';
 import { until } from '../support/until.ts';
@@ -41,6 +42,6 @@ describe('a service process alone', () => {
   test('that gives up is told its own reason, and ends with an error', async () => {
     const { code, stdout } = await run('tell-reason-fail', undefined);
     assert.equal(stdout, 'reason: The token failed while it was used. fixture\n');
-    assert.equal(code, 1);
+    assert.equal(code, exitTokenFailed);
   });
 });

@@ -39,7 +39,7 @@ before(() => {
   hsm = resolveHsm(config);
   slot = slotForPurpose(hsm, 'timestamp');
   neighbour = slotForPurpose(hsm, 'journal');
-  const module = openModule(hsm);
+  const module = openModule(slot);
   for (const each of [slot, neighbour]) {
     module.login(each);
     generateKeyPair(module.openSession(each.label, { readWrite: true }), { label: keyLabel, scheme });
@@ -51,7 +51,7 @@ after(home.remove);
 /** A faulty module with a control file of its own, for the time of the test; `users` are closed when nothing hangs any more. */
 const script = (t: TestContext, users: { close: () => void }[] = []): FaultyModule => {
   const folder = temporaryFolder();
-  const faulty = new FaultyModule(hsm, folder.path);
+  const faulty = new FaultyModule(slot, folder.path);
   t.after(() => {
     faulty.reset();
     for (const user of users) user.close();

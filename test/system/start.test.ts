@@ -1,7 +1,6 @@
 /** Start, stop and surroundings of the whole service: what it reuses, what it refuses, what it can run on. */
 import assert from 'node:assert/strict';
-import { execFileSync } from 'node:child_process';
-import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, readFileSync } from 'node:fs';
 import { createServer } from 'node:net';
 import { join } from 'node:path';
 import { after, afterEach, describe, test } from 'node:test';
@@ -9,13 +8,13 @@ import { Redis } from 'ioredis';
 import { homePaths } from '../../config/home.ts';
 import { laneKeys } from '../../queue/keys.ts';
 import { opensslMissing, postQuery, RelyingParty } from '../support/openssl-ts.ts';
+import { makeOperatorPki, OperatorTokens, operatorsPin } from '../support/operator-tokens.ts';
 import { redisServerMissing } from '../support/redis-server.ts';
 import {
   freePort,
   isRunning,
   programMissing,
   runProgram,
-  runWell,
   type Service,
   ServiceFolder,
   type StartOptions,
@@ -368,24 +367,16 @@ describe('Redis by configuration alone', { skip }, () => {
 });
 
 describe('a PKCS#11 module by configuration alone', { skip }, () => {
-  /** A token as an operator makes it, with a SoftHSM configuration of its own. */
-  const makeToken = async (name: string, label: string): Promise<{ path: string; conf: string; pinFile: string; pin: string }> => {
-    const path = join(folder.path, name);
-    mkdirSync(join(path, 'tokens'), { recursive: true });
-    const conf = join(path, 'softhsm2.conf');
-    writeFileSync(conf, `directories.tokendir = ${join(path, 'tokens')}\nobjectstore.backend = file\nlog.level = ERROR\n`);
-    const pin = 'operators-pin';
-    const pinFile = join(path, 'pin');
-    writeFileSync(pinFile, `${pin}\n`, { mode: 0o600 });
-    const env = { ...process.env, SOFTHSM2_CONF: conf };
-    await runWell('softhsm2-util', ['--init-token', '--free', '--label', label, '--pin', pin, '--so-pin', 'operators-so-pin'], { env });
-    return { path, conf, pinFile, pin };
+  const makeToken = async (name: string, label: string): Promise<OperatorTokens> => {
+    const tokens = new OperatorTokens(join(folder.path, name));
+    await tokens.addToken(label);
+    return tokens;
   };
-  const hsmOf = (token: { conf: string; pinFile: string }, label: string, purposes: readonly string[]): Record<string, unknown> => ({
+  const hsmOf = (tokens: OperatorTokens, label: string, purposes: readonly string[]): Record<string, unknown> => ({
     mode: 'module',
     module: softhsmPath,
-    environment: { SOFTHSM2_CONF: token.conf },
-    slots: [{ label, purposes, pinFile: token.pinFile }],
+    environment: tokens.environment,
+    slots: [{ label, purposes, pinFile: tokens.pinFile }],
   });
 
   test('demonstration keys in a token of the operator', async () => {
@@ -395,7 +386,7 @@ describe('a PKCS#11 module by configuration alone', { skip }, () => {
       const settings = { hsm: hsmOf(token, 'our token', ['authority', 'timestamp', 'journal']) };
       const service = await withService({ settings }, assertStamps, home);
       assert.ok(!existsSync(homePaths(service.home).tokenFolder), 'no token of our own beside it');
-      assert.ok(!service.output.includes(token.pin));
+      assert.ok(!service.output.includes(operatorsPin));
       await withService(
         { settings },
         async (second) => {
@@ -409,70 +400,15 @@ describe('a PKCS#11 module by configuration alone', { skip }, () => {
     }
   });
 
-  for (const [algorithm, newKey] of [
-    ['ec-p256', ['-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:P-256']],
-    ['rsa-3072', ['-newkey', 'rsa:3072']],
-  ] as const) {
+  for (const algorithm of ['ec-p256', 'rsa-3072'] as const) {
     test(`an installed ${algorithm} key under the CA of the operator`, async () => {
       const token = await makeToken(`installed-${algorithm}`, 'tsa hsm');
-      const openssl = (...parameters: string[]): void =>
-        void execFileSync('openssl', parameters, { cwd: token.path, stdio: ['ignore', 'ignore', 'pipe'] });
-      const extensions = (name: string, ...lines: string[]): void => writeFileSync(join(token.path, `${name}.ext`), lines.join('\n'));
-      const issue = (name: string, issuer: string): void => {
-        openssl('req', '-new', '-key', `${name}.key`, '-subj', `/O=Operator/CN=${name}`, '-out', `${name}.csr`);
-        openssl(
-          'x509',
-          '-req',
-          '-in',
-          `${name}.csr`,
-          '-CA',
-          `${issuer}.pem`,
-          '-CAkey',
-          `${issuer}.key`,
-          '-CAcreateserial',
-          '-extfile',
-          `${name}.ext`,
-          '-days',
-          '30',
-          '-out',
-          `${name}.pem`,
-        );
-      };
-      openssl(
-        'req',
-        '-x509',
-        '-newkey',
-        'rsa:2048',
-        '-nodes',
-        '-keyout',
-        'root.key',
-        '-out',
-        'root.pem',
-        '-subj',
-        '/O=Operator/CN=root',
-        '-days',
-        '30',
-      );
-      openssl('genpkey', '-algorithm', 'RSA', '-pkeyopt', 'rsa_keygen_bits:2048', '-out', 'issuing.key');
-      extensions('issuing', 'basicConstraints=critical,CA:true,pathlen:0', 'keyUsage=critical,keyCertSign,cRLSign');
-      issue('issuing', 'root');
-      openssl('req', ...newKey, '-nodes', '-keyout', 'tsu.key', '-out', 'unused.csr', '-subj', '/CN=unused');
-      extensions('tsu', 'keyUsage=critical,digitalSignature', 'extendedKeyUsage=critical,timeStamping');
-      issue('tsu', 'issuing');
-      openssl('pkcs8', '-topk8', '-nocrypt', '-in', 'tsu.key', '-out', 'tsu.p8');
-      const env = { ...process.env, SOFTHSM2_CONF: token.conf };
-      await runWell(
-        'softhsm2-util',
-        ['--import', join(token.path, 'tsu.p8'), '--token', 'tsa hsm', '--label', 'our tsu', '--id', 'a1', '--pin', token.pin],
-        { env },
-      );
-      const chainFile = join(token.path, 'chain.pem');
-      writeFileSync(chainFile, readFileSync(join(token.path, 'tsu.pem'), 'utf8') + readFileSync(join(token.path, 'issuing.pem'), 'utf8'));
-
+      const { keyFile, chainFile, rootsFile } = makeOperatorPki(token.path, algorithm);
+      await token.importKey('tsa hsm', keyFile, 'our tsu');
       const settings = {
         hsm: hsmOf(token, 'tsa hsm', ['timestamp', 'journal']),
         timestamp: { algorithm, tsu: { source: 'installed', keyLabel: 'our tsu', chainFile } },
-        trust: { rootsFile: join(token.path, 'root.pem') },
+        trust: { rootsFile },
       };
       const home = new ServiceFolder();
       try {
@@ -481,7 +417,7 @@ describe('a PKCS#11 module by configuration alone', { skip }, () => {
           async (service) => {
             assert.equal(
               await fetch(`${service.origin}/repository/trust.pem`).then((response) => response.text()),
-              readFileSync(join(token.path, 'root.pem'), 'utf8').replace(/^.*?(?=-----BEGIN)/s, ''),
+              readFileSync(rootsFile, 'utf8').replace(/^.*?(?=-----BEGIN)/s, ''),
             );
             await assertStamps(service);
             await assertLoad(service, 200);

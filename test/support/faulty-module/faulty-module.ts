@@ -5,7 +5,7 @@
  * them, and counters outlive them. One object controls a file; processes that load the module need `environment`.
  */
 import { join } from 'node:path';
-import type { Hsm } from '../../../signer/pkcs11-module.ts';
+import type { HsmSlot } from '../../../signer/pkcs11-module.ts';
 import { buildFaultyModule } from './build.ts';
 import { ControlFile } from './control-file.ts';
 import { FaultyToken } from './faulty-token.ts';
@@ -13,7 +13,7 @@ import { type ModuleFunction, type Rule, RuleSet, type StrikeOptions } from './r
 
 const moduleEntry = 0;
 
-export class FaultyModule implements Pick<Hsm, 'modulePath' | 'environment'> {
+export class FaultyModule implements Pick<HsmSlot, 'modulePath' | 'environment'> {
   readonly modulePath: string;
   readonly environment: Readonly<Record<string, string>>;
   readonly #control: ControlFile;
@@ -25,7 +25,7 @@ export class FaultyModule implements Pick<Hsm, 'modulePath' | 'environment'> {
    * @param real the module behind, with its variables (`resolveHsm` gives both)
    * @param folder where the control file goes; it must have none yet
    */
-  constructor(real: Pick<Hsm, 'modulePath' | 'environment'>, folder: string) {
+  constructor(real: Pick<HsmSlot, 'modulePath' | 'environment'>, folder: string) {
     const path = join(folder, 'faulty-module.control');
     this.modulePath = buildFaultyModule();
     this.environment = { ...real.environment, FAULTY_MODULE_REAL: real.modulePath, FAULTY_MODULE_CONTROL: path };

@@ -1,0 +1,211 @@
+/**
+ * Two slots that hold the same key: what fails in one of them under load costs no request, whatever it is, and the slot comes back by
+ * itself. The module is SoftHSM behind one of our own that fails as it is told to (test/support/faulty-module).
+ */
+import assert from 'node:assert/strict';
+import { randomBytes } from 'node:crypto';
+import { writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { after, before, beforeEach, describe, test } from 'node:test';
+import pkcs11 from 'pkcs11js';
+import { readTimeStampResp, readTimeStampToken } from '../../pki/tsp-read.ts';
+import { withoutFaultyModule } from '../support/faulty-module/build.ts';
+import { FaultyModule } from '../support/faulty-module/faulty-module.ts';
+import { opensslMissing, RelyingParty } from '../support/openssl-ts.ts';
+import { makeOperatorPki, OperatorTokens } from '../support/operator-tokens.ts';
+import { redisServerMissing } from '../support/redis-server.ts';
+import { type Service, ServiceFolder, until } from '../support/service.ts';
+import { describeLoad, type LoadResult, type RunningLoad, startLoad } from '../support/stamp-load.ts';
+import { softhsmPath } from '../support/token-home.ts';
+
+const skip = withoutFaultyModule || redisServerMissing() || (await opensslMissing());
+const connections = 32;
+
+describe('a slot of two fails under load', { skip }, () => {
+  const folder = new ServiceFolder();
+  const [one, two] = ['slot one', 'slot two'] as const;
+  let module: FaultyModule;
+  let service: Service;
+  let settings: Record<string, unknown>;
+
+  before(async () => {
+    const tokens = new OperatorTokens(join(folder.path, 'hsm'));
+    for (const label of [one, two, 'records']) await tokens.addToken(label);
+    const { keyFile, chainFile, rootsFile } = makeOperatorPki(tokens.path, 'ec-p256');
+    for (const label of [one, two]) await tokens.importKey(label, keyFile, 'our tsu');
+    module = new FaultyModule({ modulePath: softhsmPath as string, environment: tokens.environment }, join(folder.path, 'hsm'));
+    const pinFile = join(folder.path, 'pin of slot two');
+    writeFileSync(pinFile, 'operators-pin\n', { mode: 0o600 });
+    settings = {
+      hsm: {
+        mode: 'module',
+        module: module.modulePath,
+        environment: module.environment,
+        slots: [
+          { label: one, purposes: ['timestamp'], pinFile: tokens.pinFile },
+          { label: two, purposes: ['timestamp'], pinFile },
+          { label: 'records', purposes: ['journal'], pinFile: tokens.pinFile },
+        ],
+      },
+      // The slot fails so often here that the pauses would grow.
+      signer: { reinitialiseMsMax: 500 },
+      timestamp: { tsu: { source: 'installed', keyLabel: 'our tsu', chainFile } },
+      trust: { rootsFile },
+    };
+    service = await folder.start({ settings });
+    await bothStamp();
+  });
+  after(async () => {
+    if (service !== undefined && !service.hasEnded) assert.equal(await service.stop(), 0, service.lastOutput);
+    module?.close();
+    await folder.remove();
+  });
+  beforeEach(() => module.reset());
+
+  const isReady = async (name: string): Promise<boolean> =>
+    (await service.readiness())?.dependencies.some((item) => item.name === name && item.ok) === true;
+  const bothStamp = async (): Promise<void> => {
+    for (const label of [one, two])
+      await until(
+        () => `${label} is served${service.lastOutput}`,
+        () => isReady(`token ${label}`),
+        60_000,
+      );
+  };
+
+  /** Load before, over and after a fault of slot two. Every request is granted, by one signer, once. */
+  const loadOver = async (fault: (load: RunningLoad) => Promise<void>): Promise<LoadResult> => {
+    const load = await startLoad({ port: service.port, connections, keep: true });
+    try {
+      await load.untilGranted(1_000, 60_000);
+      await fault(load);
+      await load.untilGranted(load.granted() + 1_000, 60_000);
+      const result = await load.stop();
+      assert.deepEqual(Object.keys(result.counts), ['granted'], describeLoad(result) + service.lastOutput);
+      const serials = result.kept.map(({ response }) =>
+        Buffer.from(readTimeStampToken(readTimeStampResp(response).timeStampToken as Uint8Array).tstInfo.serialNumber).toString('hex'),
+      );
+      assert.equal(new Set(serials).size, serials.length);
+      return result;
+    } finally {
+      load.abort();
+    }
+  };
+  const signaturesOf = (label: string): number => module.token(label).counters.signatures;
+  const untilSigns = (label: string, more = 200): Promise<unknown> => {
+    const from = signaturesOf(label);
+    return until(
+      () => `${label} signs${service.lastOutput}`,
+      () => signaturesOf(label) >= from + more,
+      60_000,
+    );
+  };
+
+  test('both slots share the load of one key', async () => {
+    await loadOver(async () => {
+      await untilSigns(one);
+      await untilSigns(two);
+    });
+  });
+
+  const token = (): ReturnType<FaultyModule['token']> => module.token(two);
+  interface Fault {
+    readonly name: string;
+    readonly strike: () => void;
+    readonly heal?: () => void;
+    /** The process goes on with other sessions. */
+    readonly stays?: boolean;
+  }
+  const faults: readonly Fault[] = [
+    { name: 'a session that is gone is opened anew', strike: () => token().killSessions(), stays: true },
+    {
+      name: 'CKR_SESSION_HANDLE_INVALID, now and then',
+      strike: () => token().fail('C_Sign', pkcs11.CKR_SESSION_HANDLE_INVALID, { times: 20, every: 10 }),
+      stays: true,
+    },
+    { name: 'CKR_DEVICE_ERROR, once', strike: () => token().fail('C_Sign', pkcs11.CKR_DEVICE_ERROR, { times: 1 }) },
+    {
+      name: 'CKR_DEVICE_MEMORY in C_SignInit, three times',
+      strike: () => token().fail('C_SignInit', pkcs11.CKR_DEVICE_MEMORY, { times: 3 }),
+    },
+    { name: 'CKR_USER_NOT_LOGGED_IN, until somebody logs in', strike: () => token().logOut() },
+    {
+      name: 'CKR_GENERAL_ERROR for a while',
+      strike: () => token().fail('C_Sign', pkcs11.CKR_GENERAL_ERROR),
+      heal: () => token().reset(),
+    },
+    { name: 'a code of the vendor, once', strike: () => token().fail('C_Sign', 0x8000_0042, { times: 1 }) },
+    {
+      name: 'a full session table, when sessions are lost',
+      strike: () => {
+        token().limitSessions(1);
+        token().killSessions({ login: 'lost' });
+      },
+      heal: () => token().limitSessions(0),
+    },
+    { name: 'the token taken away, and given back', strike: () => token().vanish(), heal: () => token().giveBack('until-reinitialised') },
+    { name: 'a call that never comes back', strike: () => token().hang('C_Sign', { times: 1 }) },
+  ];
+  for (const { name, strike, heal, stays } of faults) {
+    test(name, async (context) => {
+      const result = await loadOver(async () => {
+        await untilSigns(two);
+        const pid = service.requirePid('signer-2');
+        strike();
+        if (stays !== true)
+          await until(
+            () => `the process is replaced${service.lastOutput}`,
+            () => service.pidOf('signer-2') !== pid,
+          );
+        await untilSigns(one, 500);
+        heal?.();
+        await bothStamp();
+        await untilSigns(two);
+        assert.equal(service.pidOf('signer-2') === pid, stays === true);
+      });
+      context.diagnostic(describeLoad(result));
+    });
+  }
+
+  test('what the token will not do is refused at once, and the slot stays', async () => {
+    const pid = service.requirePid('signer-2');
+    const load = await startLoad({ port: service.port, connections, keep: true });
+    try {
+      await untilSigns(two);
+      const rule = token().fail('C_Sign', pkcs11.CKR_DATA_LEN_RANGE, { times: 5 });
+      await until('it has struck', () => rule.struck === 5);
+      await untilSigns(two);
+      const { counts } = await load.stop();
+      assert.deepEqual(counts['refused:systemFailure'], 5, JSON.stringify(counts));
+      assert.deepEqual(Object.keys(counts).toSorted(), ['granted', 'refused:systemFailure']);
+      assert.equal(service.pidOf('signer-2'), pid);
+    } finally {
+      load.abort();
+    }
+  });
+
+  test('a PIN that is wrong after the slot failed is tried once; the other slot goes on; the right PIN and a restart bring it back', async () => {
+    const pinFile = join(folder.path, 'pin of slot two');
+    const before = token().counters;
+    await loadOver(async () => {
+      writeFileSync(pinFile, `${randomBytes(4).toString('hex')}\n`);
+      token().fail('C_Sign', pkcs11.CKR_DEVICE_REMOVED, { times: 1 });
+      await until(
+        () => `it is refused${service.lastOutput}`,
+        () => token().counters.loginsRefused === before.loginsRefused + 1,
+        30_000,
+      );
+      await until('the slot is given up', async () => !(await isReady('signer-2')) && service.pidOf('signer-2') === undefined);
+      await untilSigns(one, 2_000);
+    });
+    assert.equal((await service.readiness())?.status, 200, 'the service does its job');
+    assert.equal(token().counters.loginsRefused, before.loginsRefused + 1);
+    assert.equal(await service.stop(), 0, service.lastOutput);
+    writeFileSync(pinFile, 'operators-pin\n');
+    service = await folder.start({ settings });
+    await bothStamp();
+    const party = new RelyingParty(folder.path);
+    await party.fetchFrom(service.origin);
+    await loadOver(() => untilSigns(two).then(() => undefined));
+  });
+});
