@@ -6,6 +6,7 @@ import { randomBytes, X509Certificate } from 'node:crypto';
 import { availableParallelism, hostname } from 'node:os';
 import { SigilloError } from '../config/errors.ts';
 import type { Config } from '../config/schema.ts';
+import { registerClockMetrics } from '../observability/clock-metrics.ts';
 import { logConnection } from '../observability/connection-log.ts';
 import type { Logger } from '../observability/log.ts';
 import type { HealthItem } from '../observability/ops-app.ts';
@@ -119,6 +120,7 @@ export const startSigner = async (config: Config, log: Logger): Promise<SignerSe
     sessionsBusy: () => pool.busyThreads,
     journalKeyUp: () => journal.keyUp,
   });
+  registerClockMetrics(metrics.registry, () => clock.picture());
   responder = await LaneResponder.start({
     command,
     blocking,

@@ -7,9 +7,8 @@
 import { createHash, randomBytes, verify, X509Certificate } from 'node:crypto';
 import { SigilloError } from '../config/errors.ts';
 import { digestAlgorithms } from '../pki/algorithms.ts';
-import { oid } from '../pki/der.ts';
-import { readSignerCertificate, type SignerCertificate } from '../pki/signer-certificate.ts';
-import { TokenTemplate } from '../pki/token-template.ts';
+import { readSignerCertificate } from '../pki/signer-certificate.ts';
+import type { TokenTemplate } from '../pki/token-template.ts';
 import { privateKeyUsagePeriod } from '../pki/tsu-usage.ts';
 import {
   answerOctets,
@@ -19,13 +18,14 @@ import {
   writeAnswer,
   writeBlockHeader,
 } from '../queue/answer-block.ts';
-import { monotonicMs } from '../queue/redis-clock.ts';
 import { decodeStampRequests, type ReceivedStampRequest } from '../queue/stamp-messages.ts';
 import { type ClockReading, createGuardedClock, type GuardedClock } from './clock.ts';
+import { machineClocks } from './clock-sources.ts';
 import { GrowingBuffer } from './growing-buffer.ts';
 import { type KeySession, openKeySession } from './key-session.ts';
 import { createSerialNumbers } from './serial-numbers.ts';
 import type { StampTask, StampTaskResult, StampWorkerData } from './stamp-task.ts';
+import { TokenTemplates } from './token-templates.ts';
 
 type TimeReading = Extract<ClockReading, { kind: 'time' }>;
 const noSerial = new Uint8Array();
@@ -44,31 +44,11 @@ const proveKey = (session: KeySession, data: StampWorkerData): void => {
   if (!verify(name, challenge, { key, ...padding }, signature)) throw new SigilloError('HSM_SELFTEST_FAILED', `key ${data.tsu.keyLabel}`);
 };
 
-/** A template for each policy, by the policy's octets as latin1 text. */
-const createTemplates = (data: StampWorkerData, certificate: SignerCertificate): Map<string, TokenTemplate> => {
-  const { policies, accuracyMicros, tsaName, qualified } = data.timestamp;
-  const { scheme, signatureDigest } = data.tsu;
-  return new Map(
-    policies.map((dotted) => {
-      const policy = oid(dotted);
-      const options = { policy, scheme, signatureDigest, certificate, accuracyMicros, tsaName, qualified };
-      return [Buffer.from(policy).toString('latin1'), new TokenTemplate(options)];
-    }),
-  );
-};
-
-const createClock = ({ clockMemory, time }: StampWorkerData): { clock: GuardedClock; nowMs: () => number } => {
-  // performance.now() is faster than hrtime, and has its own zero in each thread.
-  const offset = monotonicMs() - performance.now();
-  const nowMs = (): number => performance.now() + offset;
-  return { clock: createGuardedClock(clockMemory, { wallMs: Date.now, monotonicMs: nowMs }, time), nowMs };
-};
-
 /** Stamps batches with one session and one key; one for each thread. */
 export class Stamper {
   readonly #data: StampWorkerData;
   readonly #session: KeySession;
-  readonly #templates: ReadonlyMap<string, TokenTemplate>;
+  readonly #templates: TokenTemplates;
   readonly #usableUntil: number;
   readonly #tsu: Buffer;
   readonly #clock: GuardedClock;
@@ -95,12 +75,12 @@ export class Stamper {
     });
     proveKey(this.#session, data);
     const certificate = readSignerCertificate(tsu.chain[0] as Uint8Array);
-    this.#templates = createTemplates(data, certificate);
+    this.#templates = new TokenTemplates(data, certificate);
     this.#usableUntil = privateKeyUsagePeriod(certificate.der)?.notAfter?.getTime() ?? Number.POSITIVE_INFINITY;
     this.#tsu = Buffer.from(tsu.id, 'hex');
-    const { clock, nowMs } = createClock(data);
-    this.#clock = clock;
-    this.#nowMs = nowMs;
+    const clocks = machineClocks();
+    this.#clock = createGuardedClock(data.clockMemory, clocks, data.time);
+    this.#nowMs = clocks.monotonicMs;
   }
 
   /** Answers every request of a batch. @throws LANE_ENTRY_MALFORMED when the batch cannot be read */
@@ -134,11 +114,13 @@ export class Stamper {
       this.#refuse(request, 'expired');
       return;
     }
-    const template = this.#templates.get(request.policy.toString('latin1'));
     const reading = this.#clock.read();
     if (reading.kind === 'unavailable') {
       this.#refuse(request, 'timeNotAvailable');
-    } else if (template === undefined) {
+      return;
+    }
+    const template = this.#templates.pick(request.policy.toString('latin1'), reading.errorMs);
+    if (template === undefined) {
       this.#fail(request, 'CONFIG_INVALID', 'gateway and signer are configured with different policies');
     } else if (reading.unixMillis > this.#usableUntil) {
       this.#fail(request, 'CERTIFICATE_INVALID', 'the usage period of the TSU key has ended');

@@ -2,7 +2,7 @@
 import { generateKeyPairSync, sign } from 'node:crypto';
 import { type CertificateSigner, issueCertificate } from '../../authority/issue.ts';
 import { keyScheme } from '../../pki/algorithms.ts';
-import { createClockMemory } from '../../signer/clock.ts';
+import { createClockMemory } from '../../signer/clock-memory.ts';
 import { ensureEmbeddedTokens } from '../../signer/embedded-token.ts';
 import { type HsmModule, openModule, resolveHsm, slotForPurpose } from '../../signer/pkcs11-module.ts';
 import type { StampWorkerData } from '../../signer/stamp-task.ts';
