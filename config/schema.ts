@@ -174,8 +174,33 @@ const timestampSchema = z.strictObject({
   imprintsMax: z.int().min(1).max(10_000).default(1_000),
 });
 
+const timeServer = z.strictObject({ host: z.string().min(1).max(253), port: port.default(123) });
+
 const timeSchema = z.strictObject({
-  /** Refuse to stamp while no trusted source vouches for the clock. */
+  /**
+   * NTP servers that the clock is held against; none: the time is unverified. With servers, stamping begins with the first quorum. Four
+   * let one lie while another one is away.
+   */
+  servers: z.array(timeServer).max(64).default([]),
+  /** Servers that must agree; unset: more than half of them. */
+  quorum: z.int().min(1).max(64).optional(),
+  /** Time between two rounds. Public servers want 16 s at least. */
+  pollMs: z.int().min(250).max(1_024_000).default(16_000),
+  /** A server that has not answered by then is silent in this round. */
+  timeoutMs: z.int().min(50).max(10_000).default(1_000),
+  /** Beyond this distance from UTC nothing is stamped. */
+  offsetMsMax: z.int().min(1).max(1_000).default(1_000),
+  /** The coarsest accuracy that may be stated: when the clock cannot prove even that, nothing is stamped. */
+  accuracyMicrosMax: z.int().min(1_000).max(1_000_000).default(1_000_000),
+  /** How long the last quorum counts when there is no new one: the clock drifts by 30 ms in the default. */
+  holdoverMs: z.int().min(1_000).max(86_400_000).default(600_000),
+  /** How fast the clock may run away from UTC unseen, between rounds: the frequency error that its daemon leaves, and what it slews. */
+  driftPpm: z.int().min(1).max(100_000).default(50),
+  /** Good rounds in a row until stamping resumes. */
+  goodRounds: z.int().min(1).max(100).default(3),
+  /** `refuse`: nothing is stamped around a leap second that most servers announce; `ignore`: for sources that smear it. */
+  leapSeconds: z.enum(['refuse', 'ignore']).default('refuse'),
+  /** Refuse to stamp while no server vouches for the clock; without servers that is always. */
   required: z.boolean().default(false),
   /** A change of the wall clock against the monotonic one beyond this is a step, and stops stamping. */
   stepMsMax: z.int().min(10).max(1_000).default(500),
@@ -297,6 +322,23 @@ const crossChecks = (config: z.infer<typeof objectSchema>, context: z.Refinement
   }
 };
 
+/** What the watch over the clock could never fulfil. */
+const timeChecks = ({ time, timestamp }: z.infer<typeof objectSchema>, context: z.RefinementCtx): void => {
+  const refuse = (key: keyof typeof time, message: string): void => context.addIssue({ code: 'custom', path: ['time', key], message });
+  if (time.quorum !== undefined && time.quorum > time.servers.length) {
+    refuse('quorum', `must be at most the number of time.servers (${time.servers.length})`);
+  }
+  const names = time.servers.map(({ host, port: at }) => `${host.toLowerCase()} ${at}`);
+  if (new Set(names).size < names.length) refuse('servers', 'names a server twice: it would be counted as two');
+  if (time.timeoutMs > time.pollMs) refuse('timeoutMs', `must be at most time.pollMs (${time.pollMs})`);
+  if (time.holdoverMs < 2 * time.pollMs) {
+    refuse('holdoverMs', `must be at least twice time.pollMs (${time.pollMs}), or one lost round would stop stamping`);
+  }
+  if (time.accuracyMicrosMax < timestamp.accuracyMicros) {
+    refuse('accuracyMicrosMax', `must be at least timestamp.accuracyMicros (${timestamp.accuracyMicros})`);
+  }
+};
+
 const objectSchema = z.strictObject({
   /** Folder of everything that the embedded parts keep. */
   home: path.default('./var'),
@@ -314,11 +356,14 @@ const objectSchema = z.strictObject({
   shutdownMs: z.int().min(1_000).max(120_000).default(15_000),
 });
 
-export const configSchema = objectSchema.superRefine(crossChecks).superRefine((config, context) => {
-  if (config.shutdownMs <= config.timestamp.deadlineMs) {
-    context.addIssue({ code: 'custom', path: ['shutdownMs'], message: 'must be longer than timestamp.deadlineMs' });
-  }
-});
+export const configSchema = objectSchema
+  .superRefine(crossChecks)
+  .superRefine(timeChecks)
+  .superRefine((config, context) => {
+    if (config.shutdownMs <= config.timestamp.deadlineMs) {
+      context.addIssue({ code: 'custom', path: ['shutdownMs'], message: 'must be longer than timestamp.deadlineMs' });
+    }
+  });
 
 /** The checked configuration; every optional part has its default. */
 export type Config = z.output<typeof configSchema>;

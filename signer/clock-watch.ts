@@ -1,13 +1,19 @@
 /**
  * Looks at the clock that all threads of a signer share, and tells the log and the journal when its state changes. Every step is an
- * anomaly of its own in the journal's register of time, also one that has passed between two looks.
+ * anomaly of its own in the journal's register of time, also one that has passed between two looks. Where time servers are configured,
+ * it holds the clock against them (clock-verifier.ts).
  */
 import type { Config } from '../config/schema.ts';
+import type { ClockPicture } from '../observability/clock-metrics.ts';
 import { type JournalRecorder, nodeName } from '../observability/journal/recorder.ts';
 import type { Logger } from '../observability/log.ts';
 import type { HealthItem } from '../observability/ops-app.ts';
-import { monotonicMs } from '../queue/redis-clock.ts';
-import { type ClockReading, type ClockSources, createClockMemory, createGuardedClock, readClockSteps } from './clock.ts';
+import { type ClockReading, type ClockSources, createGuardedClock } from './clock.ts';
+import { ClockMemory, createClockMemory } from './clock-memory.ts';
+import { describeClock, pictureOf, stateOf, type WatchedState } from './clock-picture.ts';
+import { fineDifferenceMs, machineClocks } from './clock-sources.ts';
+import { type ClockAnomaly, ClockVerifier } from './clock-verifier.ts';
+import { type NtpTransport, udpTransport } from './ntp-transport.ts';
 
 /** So often that slewing never looks like a step (500 ppm of a second: 0.5 ms). */
 const lookMs = 1_000;
@@ -16,7 +22,11 @@ export interface ClockWatch {
   readonly memory: SharedArrayBuffer;
   /** Looks now; it is done every second anyway. */
   look(): void;
+  /** Asks the time servers now; it is done every `time.pollMs` anyway. */
+  round(): Promise<void>;
   health(): HealthItem;
+  /** For the metrics. */
+  picture(): ClockPicture;
   close(): void;
 }
 
@@ -26,48 +36,90 @@ export interface ClockWatchOptions {
   readonly recorder: Pick<JournalRecorder, 'record'>;
   /** For tests. @defaultValue the clocks of the machine */
   readonly sources?: ClockSources;
+  /** For tests. @defaultValue the network */
+  readonly transport?: NtpTransport;
+  /** Begins by itself; a test asks for its rounds. @defaultValue true */
+  readonly rounds?: boolean;
 }
 
-type ClockState = 'unverified' | 'trusted' | 'stepped';
+const micros = (ms: number): number => Math.round(ms * 1_000);
 
-const stateOf = (reading: ClockReading): ClockState => (reading.kind === 'time' ? reading.state : reading.reason);
-
-const describe = (reading: ClockReading): HealthItem => ({
-  name: 'clock',
-  ok: reading.kind === 'time',
-  detail: reading.kind === 'time' ? 'system clock, not verified against any source' : `stamping stopped: ${reading.reason}`,
-});
+/** What a change of state tells of the last quorum. */
+const stateDetail = (verifier: ClockVerifier | undefined) => {
+  const proof = verifier?.standing.proof;
+  if (proof === undefined) return { offsetMicros: undefined, errorMicros: undefined, agreed: undefined };
+  const { offsetMs, distanceMs, agreed } = proof;
+  return { offsetMicros: String(micros(offsetMs)), errorMicros: micros(Math.abs(offsetMs) + distanceMs), agreed: agreed.join(' ') };
+};
 
 /** Starts the watch; the state that it finds is the first change, from `unknown`. */
-export const watchClock = ({ time, log, recorder, sources = { wallMs: Date.now, monotonicMs } }: ClockWatchOptions): ClockWatch => {
-  const memory = createClockMemory();
-  const clock = createGuardedClock(memory, sources, time);
+export const watchClock = (options: ClockWatchOptions): ClockWatch => {
+  const { time, log, recorder, sources = machineClocks(), transport = udpTransport, rounds = true } = options;
+  const shared = createClockMemory();
+  const memory = new ClockMemory(shared);
+  const clock = createGuardedClock(shared, sources, time);
   const subject = nodeName();
-  let state: ClockState | 'unknown' = 'unknown';
+  let state: WatchedState | 'unknown' = 'unknown';
   let steps = 0;
-  let reading = clock.read();
+  let reading: ClockReading = clock.read();
 
-  const enter = (to: ClockState): void => {
-    if (to === state) return;
-    const detail = { from: state, to, offsetMicros: undefined, reason: undefined };
-    recorder.record({ kind: 'time.state', subject, outcome: 'success', detail });
-    state = to;
+  /** The register says with every event whether the clock that dates it was trusted. */
+  const at = () => ({ unixMicros: Math.round(sources.wallMs() * 1_000), clock: state === 'trusted' ? 'trusted' : 'unverified' }) as const;
+  const tellAnomaly = (reason: ClockAnomaly | 'step', observed: string, server?: string): void => {
+    log.warn({ reason, observed, server, state }, 'clock: anomaly');
+    recorder.record({ kind: 'time.anomaly', subject, outcome: 'failure', detail: { reason, state, observed, server }, at: at() });
   };
-  const look = (): void => {
-    const before = reading;
+  const verifier =
+    time.servers.length === 0
+      ? undefined
+      : new ClockVerifier({
+          time,
+          memory,
+          clock,
+          clocks: sources,
+          differenceMs: () => fineDifferenceMs(sources),
+          transport,
+          onAnomaly: tellAnomaly,
+          onRound: () => notice(),
+        });
+  const enter = (to: WatchedState): void => {
+    if (to === state) return;
+    const detail = { from: state, to, ...stateDetail(verifier) };
+    state = to;
+    recorder.record({ kind: 'time.state', subject, outcome: 'success', detail, at: at() });
+    if (detail.from !== 'unknown') log.warn({ from: detail.from, ...describeClock(reading, verifier?.standing) }, 'clock: state changed');
+  };
+  const notice = (): void => {
     reading = clock.read();
-    const seen = readClockSteps(memory);
-    if (seen.count > steps) {
-      steps = seen.count;
-      const detail = { reason: 'step', observed: `${seen.lastMs.toFixed(3)} ms` };
-      recorder.record({ kind: 'time.anomaly', subject, outcome: 'failure', detail });
+    const { steps: seen, lastStepMs } = memory;
+    if (seen !== steps) {
+      steps = seen;
+      tellAnomaly('step', `${lastStepMs.toFixed(3)} ms`);
       // The clock may have settled since: it was stepped nevertheless.
       enter('stepped');
     }
     enter(stateOf(reading));
-    if (before.kind !== reading.kind) log.warn(describe(reading), 'clock: state changed');
   };
+  const look = (): void => {
+    verifier?.look();
+    notice();
+  };
+
+  if (verifier === undefined) {
+    log.warn({ required: time.required }, 'clock: there are no time servers (time.servers): nobody verifies the time in stamps');
+  }
   enter(stateOf(reading));
+  if (rounds) verifier?.start();
   const timer = setInterval(look, lookMs);
-  return { memory, look, health: () => describe(reading), close: () => clearInterval(timer) };
+  return {
+    memory: shared,
+    look,
+    round: async () => verifier?.round(),
+    health: () => describeClock(reading, verifier?.standing),
+    picture: () => pictureOf(reading, verifier?.standing),
+    close() {
+      clearInterval(timer);
+      verifier?.close();
+    },
+  };
 };

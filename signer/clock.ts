@@ -3,13 +3,16 @@
  *
  * A wall clock that moves against the monotonic one by more than `stepMsMax` has been set by somebody: stamping stops at
  * the very stamp that sees it, and resumes when the clock has run evenly for `settleMs`. Whether the clock is right in the
- * first place only an outside source can say; without one the time is `unverified`, and `required` refuses it.
+ * first place only time servers can say (clock-verifier.ts): with them, each stamp is held against what they proved last; without
+ * them the time is `unverified`, and `required` refuses it. What they say never corrects the time.
  */
-export interface ClockOptions {
-  readonly required: boolean;
-  readonly stepMsMax: number;
-  readonly settleMs: number;
-}
+import type { Config } from '../config/schema.ts';
+import { ClockMemory, type ClockProof, type ClockVerdict, type Mutable, nothingProved } from './clock-memory.ts';
+
+export type ClockOptions = Pick<
+  Config['time'],
+  'required' | 'stepMsMax' | 'settleMs' | 'servers' | 'offsetMsMax' | 'accuracyMicrosMax' | 'holdoverMs' | 'driftPpm'
+>;
 
 /** The two clocks, injected so that tests can move them. Milliseconds. */
 export interface ClockSources {
@@ -17,61 +20,68 @@ export interface ClockSources {
   monotonicMs(): number;
 }
 
+/** Why there is no time: what the verdict is, or no server vouches for it. */
+export type ClockRefusal = 'unverified' | Exclude<ClockVerdict, 'trusted'>;
+
 export type ClockReading =
-  | { readonly kind: 'time'; readonly unixMillis: number; readonly state: 'unverified' | 'trusted' }
-  | { readonly kind: 'unavailable'; readonly reason: 'stepped' | 'unverified' };
-
-const baselineAt = 0;
-const untrustedUntilAt = 1;
-const stepsAt = 2;
-const lastStepAt = 3;
-
-/** Memory that all threads of a signer share; make it once. */
-export const createClockMemory = (): SharedArrayBuffer => {
-  const memory = new SharedArrayBuffer(4 * Float64Array.BYTES_PER_ELEMENT);
-  new Float64Array(memory)[baselineAt] = Number.NaN;
-  return memory;
-};
-
-export interface ClockSteps {
-  /** Steps that any thread has seen. */
-  readonly count: number;
-  /** By how much the clock was set at the last one; negative: back. */
-  readonly lastMs: number;
-}
-
-/** What the threads that share this memory have seen. */
-export const readClockSteps = (memory: SharedArrayBuffer): ClockSteps => {
-  const shared = new Float64Array(memory);
-  return { count: shared[stepsAt] as number, lastMs: shared[lastStepAt] as number };
-};
+  | {
+      readonly kind: 'time';
+      readonly unixMillis: number;
+      readonly state: 'unverified' | 'trusted';
+      /** How far `unixMillis` can be from UTC, milliseconds; 0 when nobody has verified it. */
+      readonly errorMs: number;
+    }
+  | { readonly kind: 'unavailable'; readonly reason: ClockRefusal };
 
 export interface GuardedClock {
   /** The time for one stamp, in whole milliseconds, or why there is none. */
   read(): ClockReading;
 }
 
-/** A thread's view of the clock that `memory` guards. */
-export const createGuardedClock = (memory: SharedArrayBuffer, sources: ClockSources, options: ClockOptions): GuardedClock => {
-  const shared = new Float64Array(memory);
-  const stepped: ClockReading = { kind: 'unavailable', reason: 'stepped' };
-  const unverified: ClockReading = { kind: 'unavailable', reason: 'unverified' };
+/** The system clock is read in whole milliseconds: so much it may seem to be behind UTC though it is not. */
+const grainMs = 1;
+
+/** A thread's view of the clock that `shared` guards. */
+export const createGuardedClock = (shared: SharedArrayBuffer, sources: ClockSources, options: ClockOptions): GuardedClock => {
+  const memory = new ClockMemory(shared);
+  const isVerified = options.servers.length > 0;
+  const errorMsMax = options.accuracyMicrosMax / 1_000;
+  const proof: Mutable<ClockProof> = { ...nothingProved };
+  const refusal = (reason: ClockRefusal): ClockReading => ({ kind: 'unavailable', reason });
+
+  const isStep = (differenceMs: number): boolean => Math.abs(differenceMs - memory.baselineMs) > options.stepMsMax;
+
+  const verified = (wall: number, monotonic: number): ClockReading => {
+    memory.read(proof);
+    if (proof.steps !== memory.steps) return refusal('stepped');
+    if (proof.verdict !== 'trusted') return refusal(proof.verdict);
+    const ageMs = monotonic - proof.provedAtMs;
+    if (ageMs > options.holdoverMs) return refusal('noQuorum');
+    const unixMillis = Math.floor(wall);
+    if (unixMillis >= proof.leapFromMs && unixMillis < proof.leapUntilMs) return refusal('leap');
+    const offsetMs = Math.abs(proof.utcMs + monotonic - unixMillis);
+    if (offsetMs > options.offsetMsMax + grainMs) return refusal('offset');
+    const errorMs = offsetMs + proof.distanceMs + (Math.max(ageMs, 0) * options.driftPpm) / 1e6;
+    if (errorMs > errorMsMax) return refusal('uncertain');
+    return { kind: 'time', unixMillis, state: 'trusted', errorMs };
+  };
+
   return {
     read() {
-      const wall = sources.wallMs();
-      const monotonic = sources.monotonicMs();
-      const difference = wall - monotonic;
-      const baseline = shared[baselineAt] as number;
-      // Following small differences lets the clock be slewed; a step shows between two readings, which are never far apart.
-      shared[baselineAt] = difference;
-      if (Math.abs(difference - baseline) > options.stepMsMax) {
-        shared[untrustedUntilAt] = monotonic + options.settleMs;
-        shared[lastStepAt] = difference - baseline;
-        shared[stepsAt] = (shared[stepsAt] as number) + 1;
+      let wall = sources.wallMs();
+      let monotonic = sources.monotonicMs();
+      if (isStep(wall - monotonic)) {
+        // A thread that lost its core between the two clocks sees the same; looking again tells, and is nearer to now.
+        wall = sources.wallMs();
+        monotonic = sources.monotonicMs();
+        if (isStep(wall - monotonic)) memory.noteStep(wall - monotonic - memory.baselineMs, monotonic + options.settleMs);
       }
-      if (monotonic < (shared[untrustedUntilAt] as number)) return stepped;
-      if (options.required) return unverified;
-      return { kind: 'time', unixMillis: Math.floor(wall), state: 'unverified' };
+      // Following small differences lets the clock be slewed; a step shows between two readings, which are never far apart.
+      memory.baselineMs = wall - monotonic;
+      if (monotonic < memory.untrustedUntilMs) return refusal('stepped');
+      if (isVerified) return verified(wall, monotonic);
+      if (options.required) return refusal('unverified');
+      return { kind: 'time', unixMillis: Math.floor(wall), state: 'unverified', errorMs: 0 };
     },
   };
 };

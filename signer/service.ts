@@ -7,6 +7,7 @@ import { availableParallelism, hostname } from 'node:os';
 import { setTimeout as delay } from 'node:timers/promises';
 import { SigilloError } from '../config/errors.ts';
 import type { Config } from '../config/schema.ts';
+import { registerClockMetrics } from '../observability/clock-metrics.ts';
 import { logConnection } from '../observability/connection-log.ts';
 import type { Logger } from '../observability/log.ts';
 import type { HealthItem } from '../observability/ops-app.ts';
@@ -162,6 +163,7 @@ export const startSigner = async (config: Config, log: Logger, options: SignerOp
     sessionsBusy: () => pool.busyThreads,
     journalKeyUp: () => journal.keyUp,
   });
+  registerClockMetrics(metrics.registry, () => clock.picture());
   responder = await LaneResponder.start({
     command,
     blocking,

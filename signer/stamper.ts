@@ -16,10 +16,10 @@ import {
   writeBlockHeader,
   writeSectionHeader,
 } from '../queue/answer-block.ts';
-import { monotonicMs } from '../queue/redis-clock.ts';
 import { decodeStampRequests, type ReceivedStampRequest } from '../queue/stamp-messages.ts';
 import { type CallMark, takeCallMark } from './call-watch.ts';
 import { type ClockReading, createGuardedClock, type GuardedClock } from './clock.ts';
+import { machineClocks } from './clock-sources.ts';
 import { GrowingBuffer } from './growing-buffer.ts';
 import { ckrCode, ckrName, classifyPkcs11Error } from './pkcs11-errors.ts';
 import { createSerialNumbers } from './serial-numbers.ts';
@@ -33,13 +33,6 @@ const noSerial = new Uint8Array();
 const blockOctets = 128 * 1024;
 
 const noOutcomes = (): Record<StampOutcome, number> => ({ granted: 0, timeNotAvailable: 0, systemFailure: 0, expired: 0 });
-
-const createClock = ({ clockMemory, time }: StampWorkerData): { clock: GuardedClock; nowMs: () => number } => {
-  // performance.now() is faster than hrtime, and has its own zero in each thread.
-  const offset = monotonicMs() - performance.now();
-  const nowMs = (): number => performance.now() + offset;
-  return { clock: createGuardedClock(clockMemory, { wallMs: Date.now, monotonicMs: nowMs }, time), nowMs };
-};
 
 /** Thrown through a batch when the token fails. */
 class SlotFailed extends Error {}
@@ -93,9 +86,9 @@ export class Stamper {
   /** Opens the sessions and lets the keys prove themselves. @throws HSM_KEY_MISSING, HSM_SELFTEST_FAILED, PKCS#11 errors */
   constructor(data: StampWorkerData) {
     this.#data = data;
-    const { clock, nowMs } = createClock(data);
-    this.#clock = clock;
-    this.#nowMs = nowMs;
+    const clocks = machineClocks();
+    this.#clock = createGuardedClock(data.clockMemory, clocks, data.time);
+    this.#nowMs = clocks.monotonicMs;
     this.#call = takeCallMark(data.callMemory);
     this.#units = this.#calling(() => new TsuUnits(data));
   }
@@ -199,9 +192,9 @@ export class Stamper {
     }
   }
 
-  #grant(request: ReceivedStampRequest, { unixMillis, state }: TimeReading): void {
+  #grant(request: ReceivedStampRequest, { unixMillis, state, errorMs }: TimeReading): void {
     const unit = this.#units.at(unixMillis);
-    const template = unit.templates.get(request.policy.toString('latin1'));
+    const template = unit.templates.pick(request.policy.toString('latin1'), errorMs);
     if (template === undefined) throw new SigilloError('CONFIG_INVALID', 'gateway and signer are configured with different policies');
     const serial = this.#nextSerial();
     const signature = this.#sign(unit, template.prepare(request, serial, unixMillis));

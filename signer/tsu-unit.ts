@@ -7,14 +7,13 @@
 import { createHash, randomBytes, verify, X509Certificate } from 'node:crypto';
 import { SigilloError } from '../config/errors.ts';
 import { digestAlgorithms } from '../pki/algorithms.ts';
-import { oid } from '../pki/der.ts';
 import { readSignerCertificate } from '../pki/signer-certificate.ts';
-import { TokenTemplate } from '../pki/token-template.ts';
 import { privateKeyUsagePeriod } from '../pki/tsu-usage.ts';
 import { monotonicMs } from '../queue/redis-clock.ts';
 import { type KeySession, openKeySession } from './key-session.ts';
 import { awaitTurn } from './session-pace.ts';
 import type { StampWorkerData, Tsu } from './stamp-task.ts';
+import { TokenTemplates } from './token-templates.ts';
 
 /** Signs a challenge and verifies it against the certificate: no self-test, no service. @throws HSM_SELFTEST_FAILED */
 const proveKey = (session: KeySession, { scheme, signatureDigest, chain, keyLabel }: Tsu): void => {
@@ -30,8 +29,7 @@ export class TsuUnit {
   readonly tsu: Tsu;
   /** SHA-256 of the certificate. */
   readonly id: Buffer;
-  /** Its tokens by policy, whose octets are the key as latin1 text. */
-  readonly templates: ReadonlyMap<string, TokenTemplate>;
+  readonly templates: TokenTemplates;
   readonly #session: KeySession;
   readonly #fromMs: number;
   readonly #untilMs: number;
@@ -41,7 +39,7 @@ export class TsuUnit {
     this.tsu = tsu;
     this.id = Buffer.from(tsu.id, 'hex');
     const { keyLabel, scheme, signatureDigest } = tsu;
-    const { modulePath, slot, timestamp } = data;
+    const { modulePath, slot } = data;
     awaitTurn(data.paceMemory, monotonicMs());
     this.#session = openKeySession({ modulePath, slot, keyLabel, purpose: 'timestamp', scheme, digest: signatureDigest });
     try {
@@ -51,14 +49,7 @@ export class TsuUnit {
       throw error;
     }
     const certificate = readSignerCertificate(tsu.chain[0] as Uint8Array);
-    const { policies, accuracyMicros, tsaName, qualified } = timestamp;
-    this.templates = new Map(
-      policies.map((dotted) => {
-        const policy = oid(dotted);
-        const options = { policy, scheme, signatureDigest, certificate, accuracyMicros, tsaName, qualified };
-        return [Buffer.from(policy).toString('latin1'), new TokenTemplate(options)];
-      }),
-    );
+    this.templates = new TokenTemplates(data, tsu, certificate);
     // The certificate says it again: whatever a schedule or the register did, the key is not used beyond its period.
     const period = privateKeyUsagePeriod(certificate.der);
     this.#fromMs = Math.max(tsu.activeFromMs, period?.notBefore?.getTime() ?? Number.NEGATIVE_INFINITY);

@@ -53,9 +53,16 @@ export const eventCatalogue = {
   /** SHA-256 of the TSU certificate, hex. The chain that tokens with certReq carry: TSU first, DER one behind the other. */
   'tsu.published': { retention: 'certificate', detail: { chain: 'octets' } },
 
-  /** Name of the clock's host. */
-  'time.state': { retention: 'timestamp', detail: { from: 'text', to: 'text', offsetMicros: 'unsigned?', reason: 'text?' } },
-  'time.anomaly': { retention: 'timestamp', detail: { reason: 'text', observed: 'text?' } },
+  /**
+   * Name of the clock's host. States are those of docs/time.md. `offsetMicros` is decimal, with its sign: UTC less the clock, as the last
+   * quorum found it; `errorMicros` is how far the clock can be from UTC, `agreed` names the servers of that quorum.
+   */
+  'time.state': {
+    retention: 'timestamp',
+    detail: { from: 'text', to: 'text', offsetMicros: 'text?', errorMicros: 'unsigned?', agreed: 'text?' },
+  },
+  /** Name of the clock's host. `state` is the one it was in; `server` is the one that did it. */
+  'time.anomaly': { retention: 'timestamp', detail: { reason: 'text', state: 'text', observed: 'text?', server: 'text?' } },
 
   /** Name of the process. */
   'service.started': { retention: 'service', detail: { version: 'text', configSha256: 'octets' } },

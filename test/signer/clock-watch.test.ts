@@ -1,11 +1,12 @@
 import assert from 'node:assert/strict';
 import { afterEach, describe, test } from 'node:test';
+import { parseConfig } from '../../config/load.ts';
 import type { EventKind } from '../../observability/journal/events.ts';
 import { nodeName, type RecordedEvent } from '../../observability/journal/recorder.ts';
 import { createGuardedClock } from '../../signer/clock.ts';
 import { type ClockWatch, watchClock } from '../../signer/clock-watch.ts';
 
-const time = { required: false, stepMsMax: 500, settleMs: 10_000 };
+const { time } = parseConfig({});
 
 class Watched {
   wall = 1_800_000_000_000;
@@ -69,7 +70,13 @@ describe('the watch over the clock', () => {
     assert.deepEqual(watched.look(), []);
     watched.pass(1);
     assert.deepEqual(watched.look(), ['stepped -> unverified']);
-    assert.deepEqual(watched.lines, ['clock: state changed', 'clock: state changed']);
+    assert.deepEqual(watched.lines, [
+      'clock: there are no time servers (time.servers): nobody verifies the time in stamps',
+      'clock: anomaly',
+      'clock: state changed',
+      'clock: anomaly',
+      'clock: state changed',
+    ]);
   });
 
   test('a step that another thread saw, and that has settled since, is told too', () => {

@@ -1,10 +1,12 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 import fc from 'fast-check';
-import { type ClockOptions, type ClockReading, createClockMemory, createGuardedClock, type GuardedClock } from '../../signer/clock.ts';
+import { parseConfig } from '../../config/load.ts';
+import { type ClockOptions, type ClockReading, createGuardedClock, type GuardedClock } from '../../signer/clock.ts';
+import { createClockMemory } from '../../signer/clock-memory.ts';
 
 const start = Date.UTC(2026, 10, 22, 10, 0, 0);
-const options: ClockOptions = { required: false, stepMsMax: 500, settleMs: 10_000 };
+const options: ClockOptions = parseConfig({}).time;
 
 /** Two clocks that a test moves: together, or the wall clock alone. */
 class FakeTime {
@@ -36,7 +38,7 @@ describe('the guarded clock', () => {
   test('tells the time in whole milliseconds, and that nobody vouches for it', () => {
     const time = new FakeTime();
     const clock = time.clock();
-    assert.deepEqual(clock.read(), { kind: 'time', unixMillis: start, state: 'unverified' });
+    assert.deepEqual(clock.read(), { kind: 'time', unixMillis: start, state: 'unverified', errorMs: 0 });
     time.pass(1.999);
     assert.equal(millisOf(clock.read()), start + 1);
   });

@@ -9,7 +9,7 @@ import { readTimeStampToken } from '../../pki/tsp-read.ts';
 import { type AnswerBlock, type AnswerSection, decodeAnswerBlock } from '../../queue/answer-block.ts';
 import { monotonicMs } from '../../queue/redis-clock.ts';
 import { encodeStampRequests, type StampRequest } from '../../queue/stamp-messages.ts';
-import { createClockMemory } from '../../signer/clock.ts';
+import { createClockMemory } from '../../signer/clock-memory.ts';
 import type { HsmModule } from '../../signer/pkcs11-module.ts';
 import { createTsuMemory, writeTsus } from '../../signer/shared-tsus.ts';
 import type { StampedBatch, StampWorkerData, Tsu } from '../../signer/stamp-task.ts';

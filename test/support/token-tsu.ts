@@ -3,7 +3,7 @@ import { generateKeyPairSync, sign } from 'node:crypto';
 import { type CertificateSigner, issueCertificate } from '../../authority/issue.ts';
 import { keyScheme } from '../../pki/algorithms.ts';
 import { createCallMemory } from '../../signer/call-watch.ts';
-import { createClockMemory } from '../../signer/clock.ts';
+import { createClockMemory } from '../../signer/clock-memory.ts';
 import { ensureEmbeddedTokens } from '../../signer/embedded-token.ts';
 import { embeddedModule, type HsmModule, openModule, resolveHsm, slotForPurpose } from '../../signer/pkcs11-module.ts';
 import { createPaceMemory } from '../../signer/session-pace.ts';
