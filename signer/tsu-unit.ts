@@ -8,6 +8,7 @@ import { createHash, randomBytes, verify, X509Certificate } from 'node:crypto';
 import { SigilloError } from '../config/errors.ts';
 import { digestAlgorithms } from '../pki/algorithms.ts';
 import { readSignerCertificate } from '../pki/signer-certificate.ts';
+import type { TokenTemplate } from '../pki/token-template.ts';
 import { privateKeyUsagePeriod } from '../pki/tsu-usage.ts';
 import { monotonicMs } from '../queue/redis-clock.ts';
 import { type KeySession, openKeySession } from './key-session.ts';
@@ -29,7 +30,7 @@ export class TsuUnit {
   readonly tsu: Tsu;
   /** SHA-256 of the certificate. */
   readonly id: Buffer;
-  readonly templates: TokenTemplates;
+  readonly #templates: TokenTemplates;
   readonly #session: KeySession;
   readonly #fromMs: number;
   readonly #untilMs: number;
@@ -49,7 +50,7 @@ export class TsuUnit {
       throw error;
     }
     const certificate = readSignerCertificate(tsu.chain[0] as Uint8Array);
-    this.templates = new TokenTemplates(data, tsu, certificate);
+    this.#templates = new TokenTemplates(data, tsu, certificate);
     // The certificate says it again: whatever a schedule or the register did, the key is not used beyond its period.
     const period = privateKeyUsagePeriod(certificate.der);
     this.#fromMs = Math.max(tsu.activeFromMs, period?.notBefore?.getTime() ?? Number.NEGATIVE_INFINITY);
@@ -59,6 +60,18 @@ export class TsuUnit {
   /** Whether the key may sign a token with this genTime. */
   mayStampAt(unixMillis: number): boolean {
     return unixMillis >= this.#fromMs && unixMillis <= this.#untilMs;
+  }
+
+  /**
+   * The template of its tokens for a policy.
+   * @param policy OBJECT IDENTIFIER, DER
+   * @param errorMs how far the time of the stamp can be from UTC, milliseconds
+   * @throws CONFIG_INVALID when the policy is none of this signer's
+   */
+  templateFor(policy: Buffer, errorMs: number): TokenTemplate {
+    const template = this.#templates.pick(policy.toString('latin1'), errorMs);
+    if (template === undefined) throw new SigilloError('CONFIG_INVALID', 'gateway and signer are configured with different policies');
+    return template;
   }
 
   /** @returns the signature as CMS carries it, valid until the next call. @throws HSM_KEY_PURPOSE, PKCS#11 errors */
