@@ -9,17 +9,15 @@
  *     answer   u32 id, u8 outcome, u8 flags (0x01 clock trusted, 0x02 certReq), u48 time (Unix milliseconds),
  *              u8+client, u8+policy, u8+messageImprint, u8+serial, u24+token
  *
- * A section holds the answers of one TSU: a batch has two when another TSU was activated meanwhile, and as many as threads when it was
- * shared out. `tsu` is the SHA-256 of the TSU certificate. `policy` and `messageImprint` are whole DER values. serial and token are
+ * A section holds the answers of one TSU: a batch has two when another TSU was activated meanwhile. `tsu` is the SHA-256 of the TSU certificate. `policy` and `messageImprint` are whole DER values. serial and token are
  * empty unless the outcome is granted; the token is without certificates: with certReq the client gets it with the chain
  * of the TSU, which is published once (pki/token-certificates.ts makes the issued token, bit for bit).
  */
-import { invariant, SigilloError } from '../config/errors.ts';
+import { SigilloError } from '../config/errors.ts';
 import { ByteReader, putShort } from './byte-fields.ts';
 
 export const answerBlockVersion = 2;
 const tsuOctets = 32;
-const sectionsMax = 255;
 /** Octets of the header of a section. */
 export const sectionHeaderOctets = tsuOctets + 2;
 const trustedFlag = 0x01;
@@ -60,20 +58,6 @@ export const writeBlockHeader = (out: Buffer, node: string, sections: number): n
 export const writeSectionHeader = (out: Buffer, offset: number, tsu: Uint8Array, count: number): number => {
   out.set(tsu, offset);
   return out.writeUInt16BE(count, offset + tsuOctets);
-};
-
-/** One block of several that one host made. @throws INTERNAL when there are more sections than a block has room for */
-export const joinAnswerBlocks = (node: string, blocks: readonly Uint8Array[]): Buffer => {
-  const header = blockHeaderOctets(node);
-  const sections = blocks.reduce((sum, block) => sum + (block[header - 1] as number), 0);
-  invariant(sections <= sectionsMax, `a block of ${sections} sections`);
-  const joined = Buffer.allocUnsafe(blocks.reduce((sum, block) => sum + block.length - header, header));
-  let at = writeBlockHeader(joined, node, sections);
-  for (const block of blocks) {
-    joined.set(block.subarray(header), at);
-    at += block.length - header;
-  }
-  return joined;
 };
 
 /** Octets of an answer around its token. */

@@ -19,11 +19,6 @@ export class ByteReader {
     this.#bytes = bytes;
   }
 
-  /** Offset of the next octet. */
-  get at(): number {
-    return this.#at;
-  }
-
   version(expected: number): void {
     if (this.unsigned(1) !== expected) throw malformed('unknown version');
   }

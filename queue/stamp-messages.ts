@@ -59,31 +59,6 @@ export const encodeStampRequests = (requests: readonly StampRequest[], ttlMs: (i
 /** Requests in a batch, without reading them; 0 for what is too short to say. */
 export const countStampRequests = (bytes: Buffer): number => (bytes.length < headerOctets ? 0 : bytes.readUInt16BE(1));
 
-/** Cuts a batch into batches of at most so many requests, in their order. @throws LANE_ENTRY_MALFORMED */
-export const splitStampRequests = (bytes: Buffer, requestsMax: number): Buffer[] => {
-  const reader = new ByteReader(bytes);
-  reader.version(messageVersion);
-  const total = reader.unsigned(2);
-  const parts: Buffer[] = [];
-  for (let done = 0; done < total; done += requestsMax) {
-    const count = Math.min(requestsMax, total - done);
-    const start = reader.at;
-    for (let i = 0; i < count; i += 1) skipRequest(reader);
-    const part = Buffer.allocUnsafe(headerOctets + reader.at - start);
-    part[0] = messageVersion;
-    part.writeUInt16BE(count, 1);
-    bytes.copy(part, headerOctets, start, reader.at);
-    parts.push(part);
-  }
-  reader.finish();
-  return parts;
-};
-
-const skipRequest = (reader: ByteReader): void => {
-  reader.fixed(4 + 4 + 1);
-  for (const lengthOctets of [1, 1, 1, 3] as const) reader.view(lengthOctets);
-};
-
 /** A request as the signer sees it: views into the batch, and the time it has left. */
 export interface ReceivedStampRequest extends StampRequest {
   readonly policy: Buffer;

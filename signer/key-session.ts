@@ -1,5 +1,5 @@
 /**
- * One PKCS#11 session with one key, as a worker thread holds it: opened once, key handle cached, signing synchronously.
+ * One PKCS#11 session with one key, as a worker thread holds it: opened once, key handle cached, one signature at a time.
  *
  * graphene-pk11 is for everything that happens once; here, thousands of times a second, pkcs11js is called directly and
  * with the same buffers. A session-class error opens a new session and signs once more; any other is the caller's.
@@ -28,6 +28,8 @@ export interface KeySession {
   readonly purpose: KeyPurpose;
   /** Signs a hash. @returns the signature as X.509 and CMS carry it; valid until the next call */
   sign(hash: Buffer): Uint8Array;
+  /** The same without holding up the thread: the call waits for the token on a thread of libuv's. Not more than one at a time. */
+  signLater(hash: Buffer): Promise<Uint8Array>;
   /**
    * Does the first half of the next signature (C_SignInit) ahead of its time, when nobody waits: with SoftHSM and P-256 it
    * is 27 of 43 microseconds. What fails here is left for `sign` to find.
@@ -104,6 +106,24 @@ export const openKeySession = (options: KeySessionOptions): KeySession => {
         if (classifyPkcs11Error(error) !== 'session') throw error;
         reopen();
         raw = signOnce(hash);
+      }
+      return signatureValue(scheme, raw);
+    },
+    async signLater(hash) {
+      // The call keeps no reference to its input: this frame does.
+      const input = Buffer.from(signInput(hash));
+      const signOnceLater = (): Promise<Buffer> => {
+        if (!initialised) initialise();
+        initialised = false;
+        return module.C_SignAsync(current.session, input, output);
+      };
+      let raw: Buffer;
+      try {
+        raw = await signOnceLater();
+      } catch (error) {
+        if (classifyPkcs11Error(error) !== 'session') throw error;
+        reopen();
+        raw = await signOnceLater();
       }
       return signatureValue(scheme, raw);
     },

@@ -1,15 +1,15 @@
 /**
- * How many batches are in the token at once: as many as it makes use of.
+ * How many signatures are in the token at once: as many as it makes use of.
  *
- * A token in this process, such as SoftHSM, is as fast as our cores: more threads than cores only stand in each other's way. Behind a
- * network a signature mostly waits, and a module signs many at once: then threads are added as long as a signature takes no longer for it,
- * and given back when they only queue in the module.
+ * A token in this process, such as SoftHSM, is as fast as our cores: more signatures at once than cores only stand in each other's way.
+ * Behind a network a signature mostly waits, and a module makes many at once: then there are more of them until some wait in the module
+ * for others, so that it always has one to begin, and fewer again when most of them do.
  */
 
 export interface ParallelismOptions {
   /** As many as there are cores. */
   readonly min: number;
-  /** Sessions that the slot may have. */
+  /** Sessions that it may have. */
   readonly max: number;
 }
 
@@ -20,18 +20,18 @@ export interface SigningSample {
   readonly signMs: number;
   /** Milliseconds that the threads worked. */
   readonly cpuMs: number;
-  /** Batches had to wait for a thread. */
+  /** There was more to sign than was in the token. */
   readonly waited: boolean;
 }
 
-/** A signature that waits for less is not worth another thread: its wake-ups take as long. */
+/** A signature that waits for less is not worth a wake-up, which takes as long. */
 const waitMsMin = 0.3;
-/** Another thread is worth it while a signature takes at most so much longer than it has at best. */
-const growBelow = 1.15;
-/** Beyond it the last threads only wait for the others. */
-const shrinkAbove = 1.5;
-/** The best time is forgotten slowly: a network may have become slower for good. */
-const forgetting = 1.005;
+/** While a signature takes less than so many times what it takes at best, the module has room, or little that waits. */
+const growBelow = 1.6;
+/** Beyond it most of them wait. */
+const shrinkAbove = 3;
+/** The best time is forgotten slowly, by half in two minutes: a network may have become slower for good. */
+const forgetting = 1.0005;
 
 export class Parallelism {
   readonly #options: ParallelismOptions;
@@ -58,7 +58,7 @@ export class Parallelism {
     const slower = eachMs / this.#bestMs;
     if (!waits) this.#current = this.#options.min;
     else if (waited && slower <= growBelow) this.#current *= 2;
-    else if (slower > shrinkAbove) this.#current = Math.ceil((this.#current / slower) * 1.25);
+    else if (slower > shrinkAbove) this.#current = Math.ceil((this.#current / slower) * 2);
     this.#current = Math.max(Math.min(this.#current, this.#options.max), Math.min(this.#options.min, this.#options.max));
     return this.#current;
   }

@@ -127,7 +127,7 @@ const startPool = (
       paceMemory: createPaceMemory(embedded ? 0 : Math.ceil(1_000 / config.signer.sessionsPerSecond)),
     },
     threads,
-    threadsMax: sessionsFor(module.sessionLimit(slot.label), slot.sessions ?? (embedded ? threads : defaultSessions)),
+    sessionsMax: sessionsFor(module.sessionLimit(slot.label), slot.sessions ?? (embedded ? threads : defaultSessions)),
     inline: embedded,
     callMsMax: config.signer.callMsMax,
     keepAliveMs: config.signer.keepAliveMs,
@@ -158,9 +158,9 @@ export const startSigner = async (config: Config, log: Logger, options: SignerOp
   let responder: LaneResponder | undefined;
   const metrics = createSignerMetrics({
     slot: slot.label,
-    sessionsOpen: () => pool.threads,
+    sessionsOpen: () => pool.atOnce,
     entriesBusy: () => responder?.busy ?? 0,
-    sessionsBusy: () => pool.busyThreads,
+    sessionsBusy: () => Math.min(pool.busy, pool.atOnce),
     journalKeyUp: () => journal.keyUp,
   });
   registerClockMetrics(metrics.registry, () => clock.picture());

@@ -40,6 +40,8 @@ export interface StampTask {
   readonly payload: Uint8Array;
   /** When the batch entered the lane, on the machine's monotonic clock. */
   readonly enteredAtMs: number;
+  /** Signatures that this thread may have in the token at once; 1: it waits for each. */
+  readonly atOnce: number;
 }
 
 export interface StampedBatch {
@@ -63,4 +65,10 @@ export interface SlotFailure {
   readonly message: string;
 }
 
-export type StampTaskResult = StampedBatch | SlotFailure;
+/** The batch cannot be read. A code would not survive the way between threads. */
+export interface MalformedBatch {
+  readonly kind: 'malformed';
+  readonly message: string;
+}
+
+export type StampTaskResult = StampedBatch | SlotFailure | MalformedBatch;

@@ -1,14 +1,21 @@
-/** Worker thread of the signer: Piscina's entry around the stamper. Loading it opens the sessions and proves the keys. */
+/** Worker thread of the signer: Piscina's entry around the stampers. Loading it opens a session and proves the keys. */
 import { move, transferableSymbol, valueSymbol, workerData } from 'piscina';
-import type { StampTask, StampWorkerData } from './stamp-task.ts';
+import { ConcurrentStamper } from './concurrent-stamper.ts';
+import type { StampTask, StampTaskResult, StampWorkerData } from './stamp-task.ts';
 import { Stamper } from './stamper.ts';
 
-const stamper = new Stamper(workerData as StampWorkerData);
+const data = workerData as StampWorkerData;
+const stamper = new Stamper(data);
+/** Made when the token turns out to be slow. */
+let concurrent: ConcurrentStamper | undefined;
+
+const moved = (result: StampTaskResult): unknown =>
+  result.kind !== 'stamped' ? result : move({ [transferableSymbol]: [result.block.buffer], [valueSymbol]: result } as never);
 
 /** Stamps a batch; without one it looks after its sessions, which is also how the main thread waits until all threads have proved their keys. */
 export default (task: StampTask | undefined): unknown => {
-  if (task === undefined) return stamper.look();
-  const result = stamper.stamp(task);
-  if (result.kind === 'slotFailed') return result;
-  return move({ [transferableSymbol]: [result.block.buffer], [valueSymbol]: result } as never);
+  if (task === undefined) return stamper.look() ?? concurrent?.look();
+  if (task.atOnce <= 1) return moved(stamper.stamp(task));
+  concurrent ??= new ConcurrentStamper(data);
+  return concurrent.stamp(task).then(moved);
 };

@@ -6,11 +6,12 @@
  * not do, or we did wrong, is refused and takes no other request down.
  */
 import { SigilloError } from '../config/errors.ts';
-import { decodeStampRequests, type ReceivedStampRequest } from '../queue/stamp-messages.ts';
+import type { ReceivedStampRequest } from '../queue/stamp-messages.ts';
 import { AnswerWriter } from './answer-writer.ts';
 import { type CallMark, takeCallMark } from './call-watch.ts';
 import { type ClockReading, createGuardedClock, type GuardedClock } from './clock.ts';
 import { machineClocks } from './clock-sources.ts';
+import { readBatch } from './received-batch.ts';
 import { createSerialNumbers } from './serial-numbers.ts';
 import { asSlotFailed, describeError, SlotFailed, slotFailureOf } from './slot-failure.ts';
 import type { SlotFailure, StampTask, StampTaskResult, StampWorkerData } from './stamp-task.ts';
@@ -40,9 +41,10 @@ export class Stamper {
     this.#units = this.#calling(() => new TsuUnits(data));
   }
 
-  /** Answers every request of a batch, or none. @throws LANE_ENTRY_MALFORMED when the batch cannot be read */
+  /** Answers every request of a batch, or none. */
   stamp({ payload, enteredAtMs }: StampTask): StampTaskResult {
-    const requests = decodeStampRequests(Buffer.from(payload.buffer, payload.byteOffset, payload.byteLength));
+    const requests = readBatch(payload);
+    if (!Array.isArray(requests)) return requests;
     const cpu = process.threadCpuUsage();
     this.#signMs = 0;
     this.#writer.clear();

@@ -5,17 +5,16 @@
  * times its C_Sign. So with a token in this process a batch that is expected to sign within `inlineMsMax` is signed on the main thread
  * while no worker is busy. With any other token all batches go to the workers, and a slow native call never holds up the reader.
  *
- * A token that takes long for a signature and signs many at once gets many threads (parallelism.ts), and an entry of the lane is shared
- * out among them, so that its last request does not wait for all others.
+ * A token that takes long for a signature and makes many at once gets as many at once as it makes use of (parallelism.ts): then the
+ * threads do not wait for their signatures (concurrent-stamper.ts).
  *
  * The first failure of the token ends the pool: nothing is signed any more, what is under way is given back unanswered, and only a new
  * process begins again, because a module is initialised anew for all threads or not at all.
  */
 import { Piscina } from 'piscina';
 import { SigilloError } from '../config/errors.ts';
-import { joinAnswerBlocks, stampOutcomes } from '../queue/answer-block.ts';
 import { monotonicMs } from '../queue/redis-clock.ts';
-import { countStampRequests, splitStampRequests } from '../queue/stamp-messages.ts';
+import { countStampRequests } from '../queue/stamp-messages.ts';
 import { longestCallMs } from './call-watch.ts';
 import { Parallelism } from './parallelism.ts';
 import type { SlotFailure, StampedBatch, StampTask, StampTaskResult, StampWorkerData } from './stamp-task.ts';
@@ -23,8 +22,8 @@ import { Stamper } from './stamper.ts';
 
 /** The reader waits for so long at most: less than a worker's wake-ups and one signature take. */
 export const inlineMsMax = 0.25;
-/** What one thread signs in one go, when there are more threads than cores: long against its wake-ups, short against a deadline. */
-const shareMs = 6;
+/** Batches that one thread has under way when it does not wait for its signatures: the end of one is the beginning of the next. */
+const batchesPerThread = 3;
 /** Weight of the newest batch in the running mean of C_Sign. */
 const newestWeight = 1 / 16;
 const adaptEveryMs = 100;
@@ -32,10 +31,9 @@ const watchEveryMs = 100;
 
 export interface StampingPoolOptions {
   readonly data: StampWorkerData;
-  /** Threads at the start, and always. */
   readonly threads: number;
-  /** Threads, and with them sessions, that the pool may have. */
-  readonly threadsMax: number;
+  /** Signatures that may be in the token at once, each in a session of its own. */
+  readonly sessionsMax: number;
   /** The token is in this process, and cannot hang on a network: fast signatures may be made on the main thread. */
   readonly inline: boolean;
   /** A call into the module that takes longer will never end. */
@@ -44,9 +42,10 @@ export interface StampingPoolOptions {
   readonly keepAliveMs: number;
 }
 
-/** A batch, or a part of one, that waits for a thread. */
+/** A batch that waits for a thread. */
 interface Waiting {
-  readonly task: StampTask;
+  readonly payload: Buffer;
+  readonly enteredAtMs: number;
   readonly done: (result: StampedBatch) => void;
   readonly failed: (error: unknown) => void;
 }
@@ -54,28 +53,6 @@ interface Waiting {
 /** The error for operators. */
 const slotError = ({ errorClass, message }: SlotFailure): SigilloError =>
   new SigilloError(errorClass === 'credential' ? 'HSM_PIN_REFUSED' : 'HSM_DEVICE', message);
-
-const sumOutcomes = (batches: readonly StampedBatch[]): StampedBatch['outcomes'] =>
-  Object.fromEntries(
-    stampOutcomes.map((outcome) => [outcome, batches.reduce((sum, { outcomes }) => sum + outcomes[outcome], 0)]),
-  ) as StampedBatch['outcomes'];
-
-const joinBatches = (node: string, batches: readonly StampedBatch[]): StampedBatch => {
-  const stamps = new Map<string, number>();
-  for (const batch of batches) for (const [client, count] of batch.stamps) stamps.set(client, (stamps.get(client) ?? 0) + count);
-  return {
-    kind: 'stamped',
-    block: joinAnswerBlocks(
-      node,
-      batches.map(({ block }) => block),
-    ),
-    stamps,
-    outcomes: sumOutcomes(batches),
-    signMs: batches.reduce((sum, { signMs }) => sum + signMs, 0),
-    cpuMs: batches.reduce((sum, { cpuMs }) => sum + cpuMs, 0),
-    failure: batches.find(({ failure }) => failure !== undefined)?.failure,
-  };
-};
 
 export class StampingPool {
   /** Resolves with what the token has failed with. */
@@ -101,7 +78,7 @@ export class StampingPool {
     this.#options = options;
     this.#workers = workers;
     this.#stamper = options.inline ? new Stamper(options.data) : undefined;
-    this.#parallelism = new Parallelism({ min: options.threads, max: options.threadsMax });
+    this.#parallelism = new Parallelism({ min: options.threads, max: options.sessionsMax });
     const { promise, resolve } = Promise.withResolvers<SigilloError>();
     this.failed = promise;
     this.#fail = resolve;
@@ -114,12 +91,13 @@ export class StampingPool {
 
   /** Opens sessions for each thread and for the main thread; resolves when all have proved their keys. @throws HSM_* */
   static async start(options: StampingPoolOptions): Promise<StampingPool> {
-    const { data, threads, threadsMax } = options;
+    const { data, sessionsMax } = options;
+    const threads = Math.min(options.threads, sessionsMax);
     const workers = new Piscina<StampTask | undefined, StampTaskResult | undefined>({
       filename: new URL('./stamp-worker.ts', import.meta.url).href,
-      minThreads: Math.min(threads, threadsMax),
-      maxThreads: threadsMax,
-      concurrentTasksPerWorker: 1,
+      minThreads: threads,
+      maxThreads: threads,
+      concurrentTasksPerWorker: batchesPerThread,
       idleTimeout: Number.POSITIVE_INFINITY,
       recordTiming: false,
       // A batch leaves little behind; the default of 48 MB in each thread would only be filled with garbage.
@@ -137,14 +115,18 @@ export class StampingPool {
     }
   }
 
-  /** Worker threads that sign now. */
-  get busyThreads(): number {
+  /** Batches at work in the threads. */
+  get busy(): number {
     return this.#busy;
   }
 
-  /** Worker threads that are there, each with its sessions. */
   get threads(): number {
     return this.#workers.threads.length;
+  }
+
+  /** Signatures that may be in the token at once now. */
+  get atOnce(): number {
+    return this.#parallelism.current;
   }
 
   /** A call into the module does not come back: the process cannot end in order any more. */
@@ -152,21 +134,20 @@ export class StampingPool {
     return this.#stuck;
   }
 
-  /** Stamps a batch. `payload` may share its memory with others: it is copied when it travels. @throws HSM_DEVICE, HSM_PIN_REFUSED: nothing was answered */
+  /** Stamps a batch. `payload` may share its memory with others: it is copied when it travels. @throws LANE_ENTRY_MALFORMED; HSM_DEVICE, HSM_PIN_REFUSED: nothing was answered */
   async stamp(payload: Buffer, enteredAtMs: number): Promise<StampedBatch> {
     if (this.#failure !== undefined) throw this.#failure;
-    const requests = countStampRequests(payload);
     const batch =
-      this.#stamper !== undefined && this.#busy === 0 && requests * this.#signMs <= inlineMsMax
+      this.#stamper !== undefined && this.#busy === 0 && countStampRequests(payload) * this.#signMs <= inlineMsMax
         ? this.#stampInline(this.#stamper, payload, enteredAtMs)
-        : await this.#stampInWorkers(payload, requests, enteredAtMs);
+        : await this.#hand(payload, enteredAtMs);
     if (batch.outcomes.granted > 0) this.#learn(batch);
     return batch;
   }
 
-  /** Has all idle threads take over new TSUs, and use their sessions once. */
+  /** Has the threads take over new TSUs, and use their sessions once. */
   look(): void {
-    for (let idle = this.threads - this.#busy; idle > 0; idle -= 1) {
+    for (let n = 0; n < this.threads; n += 1) {
       this.#workers.run(undefined).then(
         (result) => {
           if (result?.kind === 'slotFailed') this.#giveUp(slotError(result));
@@ -188,38 +169,27 @@ export class StampingPool {
   #stampInline(stamper: Stamper, payload: Buffer, enteredAtMs: number): StampedBatch {
     // After the answer has been written.
     setImmediate(this.#prepare);
-    return this.#stamped(stamper.stamp({ payload, enteredAtMs }));
-  }
-
-  async #stampInWorkers(payload: Buffer, requests: number, enteredAtMs: number): Promise<StampedBatch> {
-    const share = this.#share(requests);
-    if (share >= requests) return this.#hand(payload, enteredAtMs);
-    const parts = splitStampRequests(payload, share);
-    return joinBatches(this.#options.data.node, await Promise.all(parts.map((part) => this.#hand(part, enteredAtMs))));
-  }
-
-  /** Requests for one thread: all, unless there are threads that have nothing else to do than to wait for the token. */
-  #share(requests: number): number {
-    if (this.#parallelism.current <= this.#options.threads) return requests;
-    return Math.max(1, Math.floor(shareMs / this.#signMs));
+    return this.#stamped(stamper.stamp({ payload, enteredAtMs, atOnce: 1 }));
   }
 
   #hand(payload: Buffer, enteredAtMs: number): Promise<StampedBatch> {
-    const task = { payload: new Uint8Array(payload), enteredAtMs };
     return new Promise((done, failed) => {
-      this.#waiting.push({ task, done, failed });
+      this.#waiting.push({ payload, enteredAtMs, done, failed });
       this.#startWaiting();
-      if (this.#waiting.length > 0) this.#sample.waited = true;
     });
   }
 
   #startWaiting(): void {
-    while (this.#busy < this.#parallelism.current) {
+    const { threads } = this;
+    const atOnce = Math.ceil(this.atOnce / threads);
+    const room = atOnce > 1 ? threads * batchesPerThread : this.atOnce;
+    while (this.#busy < room) {
       const next = this.#waiting.shift();
-      if (next === undefined) return;
+      if (next === undefined) break;
       this.#busy += 1;
+      const task: StampTask = { payload: new Uint8Array(next.payload), enteredAtMs: next.enteredAtMs, atOnce };
       this.#workers
-        .run(next.task, { transferList: [next.task.payload.buffer as ArrayBuffer] })
+        .run(task, { transferList: [task.payload.buffer as ArrayBuffer] })
         .then((result) => next.done(this.#stamped(result as StampTaskResult)))
         .catch(next.failed)
         .finally(() => {
@@ -227,10 +197,13 @@ export class StampingPool {
           this.#startWaiting();
         });
     }
+    // More than one batch for each thread: the token could have more to do.
+    this.#sample.waited ||= this.#waiting.length > 0 || this.#busy > threads;
   }
 
   #stamped(result: StampTaskResult): StampedBatch {
     if (result.kind === 'slotFailed') throw this.#giveUp(slotError(result));
+    if (result.kind === 'malformed') throw new SigilloError('LANE_ENTRY_MALFORMED', result.message);
     return result;
   }
 
@@ -252,7 +225,6 @@ export class StampingPool {
   }
 
   #adapt(): void {
-    this.#sample.waited ||= this.#waiting.length > 0;
     this.#parallelism.adapt(this.#sample);
     this.#sample = { signatures: 0, signMs: 0, cpuMs: 0, waited: false };
     this.#startWaiting();

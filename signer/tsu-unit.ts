@@ -80,6 +80,12 @@ export class TsuUnit {
     return this.#session.sign(hash);
   }
 
+  /** See KeySession. @throws HSM_KEY_PURPOSE, PKCS#11 errors */
+  signLater(hash: Buffer): Promise<Uint8Array> {
+    if (this.#session.purpose !== 'timestamp') throw new SigilloError('HSM_KEY_PURPOSE', this.tsu.keyLabel);
+    return this.#session.signLater(hash);
+  }
+
   /** See KeySession. */
   prepare(): void {
     this.#session.prepare();

@@ -7,7 +7,6 @@ import {
   blockHeaderOctets,
   type DecodedStampAnswer,
   decodeAnswerBlock,
-  joinAnswerBlocks,
   sectionHeaderOctets,
   stampOutcomes,
   writeAnswer,
@@ -135,40 +134,6 @@ describe('blocks of answers', () => {
     for (const count of [0, 1, 3, 255]) assert.throws(() => decodeAnswerBlock(changed(countAt, count)), isMalformed);
     for (const outcome of [stampOutcomes.length, 255])
       assert.throws(() => decodeAnswerBlock(changed(blockHeaderOctets('n') + sectionHeaderOctets + 4, outcome)), isMalformed);
-  });
-
-  test('blocks are joined section by section, up to what a block can count', () => {
-    const empty = Buffer.alloc(0);
-    const fields = { policy: empty, messageImprint: empty, serial: empty, token: empty };
-    const one = { id: 7, outcome: 'granted', clock: 'trusted', certReq: true, unixMillis: 5, client: 'c', ...fields } as const;
-    const other = Buffer.alloc(32, 0x11);
-    const blocks = [makeAnswerBlock('n', tsu, [one, one]), makeAnswerBlock('n', other, []), makeAnswerBlock('n', tsu, [{ ...one, id: 8 }])];
-    assert.deepEqual(decodeAnswerBlock(joinAnswerBlocks('n', blocks)), {
-      node: 'n',
-      sections: [
-        { tsu, answers: [one, one] },
-        { tsu: other, answers: [] },
-        { tsu, answers: [{ ...one, id: 8 }] },
-      ],
-    });
-    const [block] = blocks as [Buffer];
-    assert.equal(
-      decodeAnswerBlock(
-        joinAnswerBlocks(
-          'n',
-          Array.from({ length: 255 }, () => block),
-        ),
-      ).sections.length,
-      255,
-    );
-    assert.throws(
-      () =>
-        joinAnswerBlocks(
-          'n',
-          Array.from({ length: 256 }, () => block),
-        ),
-      { code: 'INTERNAL' },
-    );
   });
 
   test('hostile bytes are read or refused', () => {

@@ -3,14 +3,7 @@ import { describe, test } from 'node:test';
 import fc from 'fast-check';
 import { parseConfig } from '../../config/load.ts';
 import { oid } from '../../pki/der.ts';
-import {
-  decodeStampRequests,
-  encodeStampRequests,
-  messageVersion,
-  type StampRequest,
-  splitStampRequests,
-} from '../../queue/stamp-messages.ts';
-import { numbered } from '../support/lane-bench.ts';
+import { decodeStampRequests, encodeStampRequests, messageVersion, type StampRequest } from '../../queue/stamp-messages.ts';
 import { checkHostileBytes, isMalformed } from '../support/malformed.ts';
 
 const bytes = (maxLength: number): fc.Arbitrary<Buffer> => fc.uint8Array({ maxLength }).map((octets) => Buffer.from(octets));
@@ -116,26 +109,6 @@ describe('request batches', () => {
       encoded.writeUInt16BE(count, 1);
       assert.throws(() => decodeStampRequests(encoded), isMalformed, String(count));
     }
-  });
-
-  test('a batch is cut into parts that hold the same requests in the same order', () => {
-    fc.assert(
-      fc.property(fc.array(request, { minLength: 1, maxLength: 40 }), fc.integer({ min: 1, max: 50 }), (batch, size) => {
-        const whole = encodeStampRequests(batch, (index) => index);
-        const parts = splitStampRequests(whole, size);
-        assert.ok(parts.every((part) => decodeStampRequests(part).length <= size));
-        assert.equal(parts.length, Math.ceil(batch.length / size));
-        assert.deepEqual(parts.flatMap(decodeStampRequests), decodeStampRequests(whole));
-      }),
-      { numRuns: 60 },
-    );
-    checkHostileBytes(
-      encodeStampRequests(
-        [1, 2, 3].map((id) => ({ ...numbered(id), id })),
-        () => 5,
-      ),
-      (octets) => splitStampRequests(octets, 2),
-    );
   });
 
   test('hostile bytes are read or refused', () => {

@@ -38,7 +38,7 @@ describe('the stamping pool', { skip: withoutSofthsm }, () => {
   before(async () => {
     const tsu = await createTokenTsu(folder.path);
     module = tsu.module;
-    pool = await StampingPool.start({ data: tsu.data, threads: 2, threadsMax: 2, inline: true, callMsMax: 10_000, keepAliveMs: 60_000 });
+    pool = await StampingPool.start({ data: tsu.data, threads: 2, sessionsMax: 2, inline: true, callMsMax: 10_000, keepAliveMs: 60_000 });
   });
   after(async () => {
     await pool?.close();
@@ -72,7 +72,7 @@ describe('the stamping pool', { skip: withoutSofthsm }, () => {
 
   test('a batch that would hold up the reader goes to a worker, and so does what comes while one is busy', async () => {
     const large = stamp(many);
-    assert.equal(pool.busyThreads, 1);
+    assert.equal(pool.busy, 1);
     assert.deepEqual(await stamp(one), { granted: 1, inline: false });
     assert.deepEqual(await large, { granted: 256, inline: false });
   });

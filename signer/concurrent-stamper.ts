@@ -1,0 +1,194 @@
+/**
+ * The work of one signer thread with a token that takes long for a signature and makes many at once: the thread begins one after the
+ * other and waits for none of them. The rules for each request are those of stamper.ts.
+ *
+ * Each signature under way has a lane of its own, with a session and templates for each TSU: a template holds one stamp at a time.
+ * Threads that wait, one for each signature, would do the same with 30 MB each.
+ */
+import { SigilloError } from '../config/errors.ts';
+import type { ReceivedStampRequest } from '../queue/stamp-messages.ts';
+import { AnswerWriter, type Grant } from './answer-writer.ts';
+import { type CallMark, takeCallMark } from './call-watch.ts';
+import { createGuardedClock, type GuardedClock } from './clock.ts';
+import { machineClocks } from './clock-sources.ts';
+import { ckrCode, sessionCountReached } from './pkcs11-errors.ts';
+import { readBatch } from './received-batch.ts';
+import { createSerialNumbers } from './serial-numbers.ts';
+import { asSlotFailed, describeError, SlotFailed, slotFailureOf } from './slot-failure.ts';
+import type { SlotFailure, StampTask, StampTaskResult, StampWorkerData } from './stamp-task.ts';
+import { TsuUnits } from './tsu-units.ts';
+
+interface Lane {
+  readonly units: TsuUnits;
+  readonly call: CallMark;
+}
+
+/** How a request ended, kept until all of its batch have. */
+type Answer =
+  | { readonly kind: 'granted'; readonly grant: Grant; readonly token: Buffer }
+  | { readonly kind: 'refused'; readonly outcome: 'expired' | 'timeNotAvailable' }
+  | { readonly kind: 'failed'; readonly code: string; readonly message: string };
+
+export class ConcurrentStamper {
+  readonly #data: StampWorkerData;
+  readonly #clock: GuardedClock;
+  readonly #nowMs: () => number;
+  readonly #nextSerial = createSerialNumbers();
+  readonly #writer: AnswerWriter;
+  readonly #idle: Lane[] = [];
+  readonly #waiting: ((lane: Lane) => void)[] = [];
+  readonly #lanes: Lane[] = [];
+  #signMs = 0;
+  #cpu = process.threadCpuUsage();
+  /** The token has no room for another session. */
+  #full = false;
+
+  constructor(data: StampWorkerData) {
+    this.#data = data;
+    const clocks = machineClocks();
+    this.#clock = createGuardedClock(data.clockMemory, clocks, data.time);
+    this.#nowMs = clocks.monotonicMs;
+    this.#writer = new AnswerWriter(data.node);
+  }
+
+  /** Answers every request of a batch, or none. Batches may be under way together. */
+  async stamp({ payload, enteredAtMs, atOnce }: StampTask): Promise<StampTaskResult> {
+    const requests = readBatch(payload);
+    if (!Array.isArray(requests)) return requests;
+    const settled = await Promise.allSettled(requests.map((request) => this.#answer(request, enteredAtMs, atOnce)));
+    const failed = settled.find(({ status }) => status === 'rejected');
+    if (failed?.status === 'rejected') return slotFailureOf(failed.reason);
+    const answers = settled.map((one, index) => ({
+      request: requests[index] as ReceivedStampRequest,
+      answer: (one as PromiseFulfilledResult<Answer>).value,
+    }));
+    return { kind: 'stamped', ...this.#write(answers), ...this.#spent() };
+  }
+
+  /** Takes over TSUs that are new, and keeps the sessions that are idle from being closed for want of use. */
+  look(): SlotFailure | undefined {
+    try {
+      for (const lane of this.#idle) {
+        this.#calling(lane, () => {
+          lane.units.refresh();
+          lane.units.keepAlive();
+        });
+      }
+      return undefined;
+    } catch (error) {
+      return slotFailureOf(error);
+    }
+  }
+
+  async #answer(request: ReceivedStampRequest, enteredAtMs: number, atOnce: number): Promise<Answer> {
+    const lane = await this.#borrow(atOnce);
+    try {
+      if (this.#nowMs() > enteredAtMs + request.ttlMs) return { kind: 'refused', outcome: 'expired' };
+      return await this.#stamp(lane, request);
+    } catch (error) {
+      if (error instanceof SlotFailed) throw error;
+      return { kind: 'failed', code: error instanceof SigilloError ? error.code : 'HSM_REQUEST', message: describeError(error) };
+    } finally {
+      this.#giveBack(lane);
+    }
+  }
+
+  async #stamp(lane: Lane, request: ReceivedStampRequest): Promise<Answer> {
+    this.#calling(lane, () => lane.units.refresh());
+    const reading = this.#clock.read();
+    if (reading.kind === 'unavailable') return { kind: 'refused', outcome: 'timeNotAvailable' };
+    const { unixMillis, state, errorMs } = reading;
+    const unit = lane.units.at(unixMillis);
+    const template = unit.templateFor(request.policy, errorMs);
+    // Its next value goes into the same buffer, long before this one is written.
+    const serial = Uint8Array.from(this.#nextSerial());
+    const hash = template.prepare(request, serial, unixMillis);
+    const started = this.#nowMs();
+    lane.call.begin(started);
+    let signature: Uint8Array;
+    try {
+      signature = await unit.signLater(hash);
+    } catch (error) {
+      throw asSlotFailed(error);
+    } finally {
+      lane.call.end();
+      this.#signMs += this.#nowMs() - started;
+    }
+    const token = Buffer.allocUnsafe(template.tokenLength(signature.length));
+    template.writeToken(token, 0, signature);
+    return { kind: 'granted', grant: { tsu: unit.id, clock: state, unixMillis, serial, tokenOctets: token.length }, token };
+  }
+
+  /** What was spent since the last batch that ended: batches overlap, but their sums come out right. */
+  #spent(): { signMs: number; cpuMs: number } {
+    const { user, system } = process.threadCpuUsage(this.#cpu);
+    const spent = { signMs: this.#signMs, cpuMs: (user + system) / 1_000 };
+    this.#cpu = process.threadCpuUsage();
+    this.#signMs = 0;
+    return spent;
+  }
+
+  /** Answers of one TSU come behind each other, whatever order they were ready in. */
+  #write(answers: readonly { readonly request: ReceivedStampRequest; readonly answer: Answer }[]): ReturnType<AnswerWriter['finish']> {
+    const sections = new Map<string, Uint8Array>();
+    const sectionOf = ({ answer }: (typeof answers)[number]): string =>
+      answer.kind === 'granted' ? Buffer.from(answer.grant.tsu).toString('latin1') : '';
+    this.#writer.clear();
+    for (const group of Map.groupBy(answers, sectionOf).values()) {
+      for (const { request, answer } of group) {
+        if (answer.kind === 'refused') this.#writer.refuse(request, answer.outcome);
+        else if (answer.kind === 'failed') this.#writer.fail(request, answer.code, answer.message);
+        else {
+          const name = Buffer.from(answer.grant.tsu).toString('latin1');
+          const tsu = sections.get(name) ?? answer.grant.tsu;
+          sections.set(name, tsu);
+          this.#writer.grant(request, { ...answer.grant, tsu }, (out, at) => answer.token.copy(out, at));
+        }
+      }
+    }
+    return this.#writer.finish();
+  }
+
+  #calling(lane: Lane, step: () => void): void {
+    lane.call.begin(this.#nowMs());
+    try {
+      step();
+    } catch (error) {
+      throw asSlotFailed(error);
+    } finally {
+      lane.call.end();
+    }
+  }
+
+  /** The lane that was used last, a new one while there may be more, or the next that is free. */
+  async #borrow(atOnce: number): Promise<Lane> {
+    const idle = this.#idle.pop();
+    if (idle !== undefined) return idle;
+    const opened = this.#lanes.length < atOnce && !this.#full ? this.#open() : undefined;
+    return opened ?? new Promise((resolve) => this.#waiting.push(resolve));
+  }
+
+  /** undefined when the token has no room for another one, and there are some. */
+  #open(): Lane | undefined {
+    const call = takeCallMark(this.#data.callMemory);
+    call.begin(this.#nowMs());
+    try {
+      const lane = { units: new TsuUnits(this.#data), call };
+      this.#lanes.push(lane);
+      return lane;
+    } catch (error) {
+      // Whatever it was: a session that cannot be opened, or whose keys do not prove themselves, is no slot to stamp with.
+      if (ckrCode(error) !== sessionCountReached || this.#lanes.length === 0) throw new SlotFailed(describeError(error), { cause: error });
+      this.#full = true;
+      return undefined;
+    } finally {
+      call.end();
+    }
+  }
+
+  #giveBack(lane: Lane): void {
+    const next = this.#waiting.shift();
+    if (next === undefined) this.#idle.push(lane);
+    else next(lane);
+  }
+}

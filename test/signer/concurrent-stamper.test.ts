@@ -1,0 +1,199 @@
+import assert from 'node:assert/strict';
+import { createHash } from 'node:crypto';
+import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { after, afterEach, before, describe, test } from 'node:test';
+import pkcs11 from 'pkcs11js';
+import { homePaths } from '../../config/home.ts';
+import { oid } from '../../pki/der.ts';
+import { readTimeStampToken } from '../../pki/tsp-read.ts';
+import { decodeAnswerBlock } from '../../queue/answer-block.ts';
+import { monotonicMs } from '../../queue/redis-clock.ts';
+import { encodeStampRequests } from '../../queue/stamp-messages.ts';
+import { ConcurrentStamper } from '../../signer/concurrent-stamper.ts';
+import { embeddedModule, type HsmModule, openModule } from '../../signer/pkcs11-module.ts';
+import { writeTsus } from '../../signer/shared-tsus.ts';
+import type { StampedBatch, StampTaskResult, StampWorkerData, Tsu } from '../../signer/stamp-task.ts';
+import { StampingPool } from '../../signer/stamping-pool.ts';
+import { withoutFaultyModule } from '../support/faulty-module/build.ts';
+import { FaultyModule } from '../support/faulty-module/faulty-module.ts';
+import { testPolicy } from '../support/software-tsu.ts';
+import { configOf, temporaryFolder } from '../support/token-home.ts';
+import { createTokenTsu } from '../support/token-tsu.ts';
+import { messageImprint } from '../support/tsp-requests.ts';
+import { until } from '../support/until.ts';
+
+const imprint = messageImprint('2.16.840.1.101.3.4.2.1', createHash('sha256').update('document').digest());
+const batchOf = (count: number, ttlMs = 60_000): Uint8Array<ArrayBuffer> =>
+  new Uint8Array(
+    encodeStampRequests(
+      Array.from({ length: count }, (_, id) => ({
+        id,
+        certReq: false,
+        policy: oid(testPolicy),
+        messageImprint: imprint,
+        client: id % 2 === 0 ? 'anonymous' : 'bank.one',
+        nonce: undefined,
+      })),
+      () => ttlMs,
+    ),
+  );
+const label = 'sigillo-timestamp';
+
+describe('a stamper that waits for none of its signatures', { skip: withoutFaultyModule }, () => {
+  const folder = temporaryFolder();
+  const control = temporaryFolder();
+  let faulty: FaultyModule;
+  let module: HsmModule;
+  let data: StampWorkerData;
+  let tsu: Tsu;
+  before(async () => {
+    const made = await createTokenTsu(folder.path);
+    made.module.close();
+    const embedded = embeddedModule(configOf(folder.path));
+    faulty = new FaultyModule(embedded, control.path);
+    module = openModule(faulty);
+    const pinFile = join(homePaths(folder.path).pinFolder, `${label}.pin`);
+    assert.ok(readFileSync(pinFile).length > 0);
+    module.login({ ...embedded, label, purposes: ['timestamp'], pinFile });
+    tsu = made.tsu;
+    data = { ...made.data, modulePath: faulty.modulePath, slot: module.findSlot(label).handle };
+  });
+  afterEach(() => {
+    faulty?.reset();
+    if (data !== undefined) writeTsus(data.tsuMemory, [tsu]);
+  });
+  after(() => {
+    module?.close();
+    faulty?.close();
+    folder.remove();
+    control.remove();
+  });
+
+  const stamp = (stamper: ConcurrentStamper, count: number, atOnce = 4): Promise<StampTaskResult> =>
+    stamper.stamp({ payload: batchOf(count), enteredAtMs: monotonicMs(), atOnce });
+  const sectionsOf = ({ block }: StampedBatch) => decodeAnswerBlock(Buffer.from(block)).sections;
+  const stamped = (result: StampTaskResult): StampedBatch => {
+    assert.equal(result.kind, 'stamped', JSON.stringify(result));
+    return result as StampedBatch;
+  };
+
+  test('answers every request, several batches at a time, with as many signatures at once as it may have', async () => {
+    const token = faulty.token(label);
+    token.delaySigning(2_000);
+    const stamper = new ConcurrentStamper(data);
+    const results = (await Promise.all([40, 1, 25].map((count) => stamp(stamper, count)))).map(stamped);
+    const serials = new Set<string>();
+    for (const [i, count] of [40, 1, 25].entries()) {
+      const result = results[i] as StampedBatch;
+      const [section, ...others] = sectionsOf(result);
+      assert.deepEqual([section?.tsu.toString('hex'), others.length, result.outcomes.granted], [tsu.id, 0, count]);
+      assert.deepEqual(
+        section?.answers.map(({ id }) => id),
+        Array.from({ length: count }, (_, id) => id),
+      );
+      for (const { serial, token: octets, unixMillis } of section?.answers ?? []) {
+        serials.add(Buffer.from(serial).toString('hex'));
+        const { tstInfo } = readTimeStampToken(octets);
+        assert.equal(Buffer.from(tstInfo.serialNumber).toString('hex'), Buffer.from(serial).toString('hex'));
+        assert.equal(tstInfo.genTime.getTime(), unixMillis);
+      }
+    }
+    assert.equal(serials.size, 66);
+    assert.equal(token.counters.signingMost, 4);
+    assert.ok(results.reduce((sum, { signMs }) => sum + signMs, 0) >= 66 * 2);
+    assert.deepEqual(
+      [...(results[0] as StampedBatch).stamps],
+      [
+        ['anonymous', 20],
+        ['bank.one', 20],
+      ],
+    );
+  });
+
+  test('a token that has no room for more sessions is believed', async () => {
+    const token = faulty.token(label);
+    const stamper = new ConcurrentStamper(data);
+    token.limitSessions(token.counters.sessions + 2);
+    token.delaySigning(1_000);
+    assert.equal(stamped(await stamp(stamper, 30, 16)).outcomes.granted, 30);
+    assert.equal(token.counters.signingMost, 2);
+  });
+
+  test('a token that fails: nothing of the batch is answered; a session that is gone is opened anew', async () => {
+    const token = faulty.token(label);
+    const stamper = new ConcurrentStamper(data);
+    stamped(await stamp(stamper, 8));
+    token.killSessions();
+    assert.equal(stamped(await stamp(stamper, 20)).outcomes.granted, 20);
+    const rule = token.fail('C_Sign', pkcs11.CKR_DEVICE_ERROR, { every: 7, times: 1 });
+    const failed = await stamp(stamper, 20);
+    assert.deepEqual(failed, { kind: 'slotFailed', errorClass: 'device', message: 'CKR_DEVICE_ERROR' });
+    rule.clear();
+    assert.equal(stamped(await stamp(stamper, 20)).outcomes.granted, 20, 'its sessions are as good as before');
+  });
+
+  test('what the token will not do is refused alone, and so is what is late', async () => {
+    const stamper = new ConcurrentStamper(data);
+    stamped(await stamp(stamper, 8));
+    faulty.token(label).fail('C_Sign', pkcs11.CKR_DATA_LEN_RANGE, { times: 3 });
+    const { outcomes, failure } = stamped(await stamp(stamper, 10));
+    assert.deepEqual([outcomes.granted, outcomes.systemFailure, failure?.message], [7, 3, 'CKR_DATA_LEN_RANGE']);
+    const late = await stamper.stamp({ payload: batchOf(3, 5), enteredAtMs: monotonicMs() - 100, atOnce: 2 });
+    assert.equal(stamped(late).outcomes.expired, 3);
+    assert.equal((await stamper.stamp({ payload: Uint8Array.of(1, 0, 9), enteredAtMs: 0, atOnce: 2 })).kind, 'malformed');
+  });
+
+  test('a TSU that is activated meanwhile: each answer is in the section of the one that signed', async () => {
+    const stamper = new ConcurrentStamper(data);
+    const token = faulty.token(label);
+    stamped(await stamp(stamper, 8));
+    token.delaySigning(2_000);
+    const instant = Date.now() + 30;
+    const next: Tsu = { ...tsu, id: 'ab'.repeat(32), activeFromMs: instant };
+    writeTsus(data.tsuMemory, [tsu, next]);
+    const sections = sectionsOf(stamped(await stamp(stamper, 200)));
+    assert.deepEqual(
+      sections.map((section) => section.tsu.toString('hex')),
+      [tsu.id, next.id],
+    );
+    assert.ok(sections[0]?.answers.every(({ unixMillis }) => unixMillis < instant));
+    assert.ok(sections[1]?.answers.every(({ unixMillis }) => unixMillis >= instant));
+    assert.equal(sections.flatMap(({ answers }) => answers).length, 200);
+    assert.equal(stamper.look(), undefined);
+  });
+
+  test('the pool finds out by itself how many signatures a slow token makes at once', async () => {
+    const token = faulty.token(label);
+    token.delaySigning(3_000);
+    const pool = await StampingPool.start({ data, threads: 2, sessionsMax: 8, inline: false, callMsMax: 10_000, keepAliveMs: 60_000 });
+    let going = true;
+    const loop = async (): Promise<void> => {
+      while (going) assert.equal((await pool.stamp(Buffer.from(batchOf(32)), monotonicMs())).outcomes.granted, 32);
+    };
+    const loops = [loop(), loop(), loop(), loop()];
+    try {
+      assert.equal(pool.atOnce, 2);
+      await until('it has as many at once as it may', () => pool.atOnce === 8);
+      // libuv has four threads where nobody asked for more.
+      await until('the token sees them', () => token.counters.signingMost >= 4);
+    } finally {
+      going = false;
+      await Promise.all(loops);
+      await pool.close();
+    }
+  });
+
+  test('a call that does not come back is seen, and ends the pool', async () => {
+    const token = faulty.token(label);
+    const pool = await StampingPool.start({ data, threads: 2, sessionsMax: 8, inline: false, callMsMax: 300, keepAliveMs: 60_000 });
+    const rule = token.hang('C_Sign', { times: 1 });
+    const pending = Promise.allSettled([pool.stamp(Buffer.from(batchOf(1)), monotonicMs())]);
+    assert.equal((await pool.failed).code, 'HSM_DEVICE');
+    assert.ok(pool.stuck);
+    await assert.rejects(pool.stamp(Buffer.from(batchOf(1)), monotonicMs()), { code: 'HSM_DEVICE' });
+    rule.clear();
+    await pending;
+    await pool.close();
+  });
+});
