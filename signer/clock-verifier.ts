@@ -151,7 +151,7 @@ export class ClockVerifier {
     if (this.#stopped.signal.aborted) return;
     this.look();
     // What was asked before the step says nothing about the clock behind it.
-    if (memory.steps !== stepsBefore) return;
+    if (memory.steps !== stepsBefore) return this.#options.onRound();
     const nowMs = clocks.monotonicMs();
     const selection = this.#select(nowMs);
     const offsetMs = selection === undefined ? 0 : selection.utcMs - this.#options.differenceMs();
