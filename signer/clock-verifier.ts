@@ -166,8 +166,8 @@ export class ClockVerifier {
       if (time.leapSeconds === 'refuse') this.#noteLeap(truechimers, Math.abs(offsetMs) + distanceMs);
     }
     const before = this.#trust;
-    const mayCount = !this.#isSettling() && !this.#isInWindow(clocks.wallMs());
-    if (mayCount || outcome !== 'good') this.#trust = afterRound(before, outcome, this.#trustOptions);
+    // A clock that is still settling, or in a leap second, is not judged yet: nothing good counts, and nothing bad is news.
+    if (!this.#isSettling() && !this.#isInWindow(clocks.wallMs())) this.#trust = afterRound(before, outcome, this.#trustOptions);
     if (before.verdict !== this.#trust.verdict) this.#tellLoss();
     this.#publish();
     this.#options.onRound();
