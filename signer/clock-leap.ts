@@ -14,7 +14,7 @@ export interface LeapWindow {
 const dayMs = 86_400_000;
 /** 23:59:59 is the second that may be missing; 00:00:00 the one that a kernel sets back from, so that 23:59:59 comes again. */
 const secondMs = 1_000;
-/** Servers and daemons do not act to the millisecond: chrony steps up to half a second late. */
+/** Neither servers nor daemons act to the millisecond. */
 const marginMs = 500;
 
 /**

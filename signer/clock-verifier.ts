@@ -151,7 +151,7 @@ export class ClockVerifier {
     if (this.#stopped.signal.aborted) return;
     this.look();
     // What was asked before the step says nothing about the clock behind it.
-    if (memory.steps !== stepsBefore) return;
+    if (memory.steps !== stepsBefore) return this.#options.onRound();
     const nowMs = clocks.monotonicMs();
     const selection = this.#select(nowMs);
     const offsetMs = selection === undefined ? 0 : selection.utcMs - this.#options.differenceMs();
@@ -166,8 +166,8 @@ export class ClockVerifier {
       if (time.leapSeconds === 'refuse') this.#noteLeap(truechimers, Math.abs(offsetMs) + distanceMs);
     }
     const before = this.#trust;
-    const mayCount = !this.#isSettling() && !this.#isInWindow(clocks.wallMs());
-    if (mayCount || outcome !== 'good') this.#trust = afterRound(before, outcome, this.#trustOptions);
+    // A clock that is still settling, or in a leap second, is not judged yet: nothing good counts, and nothing bad is news.
+    if (!this.#isSettling() && !this.#isInWindow(clocks.wallMs())) this.#trust = afterRound(before, outcome, this.#trustOptions);
     if (before.verdict !== this.#trust.verdict) this.#tellLoss();
     this.#publish();
     this.#options.onRound();

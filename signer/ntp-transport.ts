@@ -40,12 +40,13 @@ const exchange: NtpTransport['exchange'] = ({ address, port }, request, { timeou
   new Promise((resolve) => {
     const socket = createSocket(isIPv6(address) ? 'udp6' : 'udp4');
     let sentAtMs = Number.NaN;
+    let ended = false;
+    // Its listeners stay: a socket that is still connecting has some of its own, and what comes late finds that all is over.
     const end = (result: NtpExchange | undefined): void => {
+      if (ended) return;
+      ended = true;
       clearTimeout(timer);
       signal.removeEventListener('abort', giveUp);
-      socket.removeAllListeners();
-      // What the kernel still has to say to this socket is of no use to anybody.
-      socket.on('error', () => undefined);
       socket.close();
       resolve(result);
     };
@@ -60,6 +61,7 @@ const exchange: NtpTransport['exchange'] = ({ address, port }, request, { timeou
       if (accept(octets)) end({ octets, sentAtMs, receivedAtMs });
     });
     socket.on('connect', () => {
+      if (ended) return;
       sentAtMs = monotonicMs();
       socket.send(request);
     });

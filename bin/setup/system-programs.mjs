@@ -68,6 +68,18 @@ const testNeeds = [
     why: 'a ClickHouse server for the tests that stop and kill one; it is not run as a service',
     // Debian puts it where only root looks by itself.
     present: () => inPath('clickhouse-server') || existsSync('/usr/sbin/clickhouse-server'),
+    service: 'clickhouse-server',
+  },
+  {
+    name: 'chrony',
+    why: 'NTP servers for the tests of the clock, on the loopback; it is not run as a service and sets no clock',
+    present: () => inPath('chronyd') || existsSync('/usr/sbin/chronyd'),
+    service: 'chrony',
+  },
+  {
+    name: 'faketime',
+    why: 'gives the tests of the clock a wrong time without setting that of the machine',
+    present: () => inPath('faketime'),
   },
 ];
 
@@ -123,6 +135,7 @@ const asRoot = (command, args, { quiet } = { quiet: false }) => {
 const unwanted = {
   'redis-server': 'Redis service is kept off: Sigillo runs a private Redis on a unix socket instead.',
   'clickhouse-server': 'ClickHouse service is kept off: tests run one of their own.',
+  chrony: 'time daemon is kept as it is: tests run chrony without it.',
 };
 
 /** Installs a package without its service. A service that was there before us is left alone. */
@@ -182,10 +195,12 @@ export const offerTestPrograms = () => {
   // Nobody is asked for a password for the sake of a test.
   const mayInstall = isRoot || (inPath('sudo') && spawnSync('sudo', ['-n', 'true'], { stdio: 'ignore' }).status === 0);
   if (!inPath('apt-get') || !mayInstall) return;
-  for (const { name, why } of testNeeds.filter((need) => !need.present())) {
-    // Not every relative of Debian has it.
-    if (!asRoot('apt-get', ['install', '--simulate', name], { quiet: true })) continue;
+  for (const { name, why, service } of testNeeds.filter((need) => !need.present())) {
+    const plan = spawnSync('apt-get', ['install', '--simulate', '--no-install-recommends', name], { encoding: 'utf8' });
+    // Not every relative of Debian has it. And no test is worth another package: chrony would push out the time daemon of a machine.
+    if (plan.status !== 0 || /^Remv /m.test(plan.stdout)) continue;
     console.log(`The tests use a package of the system, which is installed now:\n  ${name.padEnd(14)} ${why}\n`);
-    installWithoutService(name, () => aptInstall([name]));
+    if (service === undefined) aptInstall([name]);
+    else installWithoutService(service, () => aptInstall([name]));
   }
 };

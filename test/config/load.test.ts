@@ -76,6 +76,13 @@ describe('schema of the configuration', () => {
       ['timestamp.batchMax', 1, 256],
       ['timestamp.imprintsMax', 1, 10_000],
       ['timestamp.deadlineMs', 100, 60_000],
+      ['time.pollMs', 250, 1_024_000],
+      ['time.timeoutMs', 50, 10_000],
+      ['time.offsetMsMax', 1, 1_000],
+      ['time.accuracyMicrosMax', 1_000, 1_000_000],
+      ['time.holdoverMs', 1_000, 86_400_000],
+      ['time.driftPpm', 1, 100_000],
+      ['time.goodRounds', 1, 100],
       ['time.stepMsMax', 10, 1_000],
       ['time.settleMs', 100, 3_600_000],
       ['journal.waitingMax', 16, 10_000_000],
@@ -86,13 +93,28 @@ describe('schema of the configuration', () => {
     ];
     // Room for the values that a cross check ties to another key.
     const wide = (tree: object): unknown => {
-      const { timestamp = {}, ...rest } = tree as { timestamp?: { inFlightMax?: number; deadlineMs?: number; imprintsMax?: number } };
+      const {
+        timestamp = {},
+        time = {},
+        ...rest
+      } = tree as {
+        timestamp?: { inFlightMax?: number; deadlineMs?: number; imprintsMax?: number; accuracyMicros?: number };
+        time?: { pollMs?: number; timeoutMs?: number; holdoverMs?: number; accuracyMicrosMax?: number };
+      };
       const inFlightMax = timestamp.inFlightMax ?? 100_000;
       const deadlineMs = timestamp.deadlineMs ?? 100;
+      const pollMs = time.pollMs ?? Math.max(time.timeoutMs ?? 250, 500);
       return {
         shutdownMs: 120_000,
         ...rest,
-        timestamp: { inFlightMax, deadlineMs, imprintsMax: Math.min(1_000, inFlightMax), ...timestamp },
+        timestamp: {
+          inFlightMax,
+          deadlineMs,
+          imprintsMax: Math.min(1_000, inFlightMax),
+          accuracyMicros: time.accuracyMicrosMax ?? 1_000_000,
+          ...timestamp,
+        },
+        time: { pollMs, timeoutMs: Math.min(1_000, pollMs), holdoverMs: Math.max(pollMs * 2, 1_000), ...time },
       };
     };
     for (const [path, min, max] of limits) {
@@ -107,6 +129,7 @@ describe('schema of the configuration', () => {
       'timestamp.algorithm',
       'timestamp.signatureDigest',
       'timestamp.tsaName',
+      'time.leapSeconds',
       'log.level',
       'log.format',
     ])
@@ -133,6 +156,19 @@ describe('schema of the configuration', () => {
     assert.doesNotThrow(() => parseConfig(installed));
     refused({ ...installed, hsm: { mode: 'embedded' } }, 'timestamp.tsu.source');
     refused({ ...installed, trust: {} }, 'trust.rootsFile');
+    const servers = [{ host: 'a.test' }, { host: 'b.test', port: 1_123 }];
+    assert.deepEqual(parseConfig({ time: { servers } }).time.servers[0], { host: 'a.test', port: 123 });
+    refused({ time: { servers, quorum: 3 } }, 'time.quorum');
+    refused({ time: { quorum: 1 } }, 'time.quorum');
+    assert.doesNotThrow(() => parseConfig({ time: { servers, quorum: 2 } }));
+    refused({ time: { servers: [...servers, { host: 'A.test', port: 123 }] } }, 'time.servers');
+    assert.doesNotThrow(() => parseConfig({ time: { servers: [...servers, { host: 'b.test' }] } }));
+    refused({ time: { pollMs: 999 } }, 'time.timeoutMs');
+    refused({ time: { pollMs: 300_001 } }, 'time.holdoverMs');
+    refused({ time: { accuracyMicrosMax: 999_999 } }, 'time.accuracyMicrosMax');
+    assert.doesNotThrow(() => parseConfig({ time: { accuracyMicrosMax: 50_000 }, timestamp: { accuracyMicros: 50_000 } }));
+    refused({ time: { servers: [{ host: '' }] } }, 'time.servers.0.host');
+    refused({ time: { servers: [{ host: 'a.test', nts: true }] } }, 'time.servers.0.nts');
     const [slot] = installed.hsm.slots;
     refused({ ...installed, hsm: { ...installed.hsm, slots: [{ ...slot, purposes: ['timestamp'] }] } }, 'hsm.slots');
     const apart = [

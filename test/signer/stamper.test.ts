@@ -9,7 +9,7 @@ import { readTimeStampToken } from '../../pki/tsp-read.ts';
 import { type AnswerBlock, type AnswerSection, decodeAnswerBlock } from '../../queue/answer-block.ts';
 import { monotonicMs } from '../../queue/redis-clock.ts';
 import { encodeStampRequests, type StampRequest } from '../../queue/stamp-messages.ts';
-import { createClockMemory } from '../../signer/clock-memory.ts';
+import { ClockMemory, createClockMemory, nothingProved } from '../../signer/clock-memory.ts';
 import type { HsmModule } from '../../signer/pkcs11-module.ts';
 import { createTsuMemory, writeTsus } from '../../signer/shared-tsus.ts';
 import type { StampedBatch, StampWorkerData, Tsu } from '../../signer/stamp-task.ts';
@@ -242,6 +242,30 @@ describe('a stamper with a key in a token', { skip: withoutSofthsm }, () => {
       assert.deepEqual(stampedBy(stamper), [tsu.id]);
       stamper.close();
     });
+  });
+
+  test('with time servers: no stamp before the first quorum, then one that states no better accuracy than was proved', () => {
+    const clockMemory = createClockMemory();
+    const time = { ...data.time, servers: [{ host: 'a.test', port: 123 }] };
+    const stamper = new Stamper({ ...data, clockMemory, time, timestamp: { ...data.timestamp, accuracyMicros: 20_000 } });
+    assert.equal(stampAll(stamper, [aRequest(1)]).decoded.answers[0]?.outcome, 'timeNotAvailable');
+    const memory = new ClockMemory(clockMemory);
+    for (const [distanceMs, accuracyMicros] of [
+      [5, 20_000],
+      [30, 50_000],
+      [150, 200_000],
+      [900, 1_000_000],
+      [5, 20_000],
+    ] as const) {
+      const utcMs = Date.now() - monotonicMs();
+      memory.publish({ ...nothingProved, verdict: 'trusted', utcMs, distanceMs, provedAtMs: monotonicMs(), steps: memory.steps });
+      const [answer] = stampAll(stamper, [aRequest(1)]).decoded.answers;
+      assert.deepEqual([answer?.outcome, answer?.clock], ['granted', 'trusted']);
+      assert.equal(readTimeStampToken(answer?.token ?? Buffer.of()).tstInfo.accuracyMicros, accuracyMicros);
+      assert.ok(verifies(answer?.token ?? Buffer.of()));
+    }
+    memory.publish({ ...nothingProved, verdict: 'offset' });
+    assert.equal(stampAll(stamper, [aRequest(1)]).decoded.answers[0]?.outcome, 'timeNotAvailable');
   });
 
   test('serial numbers of two stampers of one key never meet', () => {
