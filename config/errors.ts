@@ -141,6 +141,25 @@ export const errorCatalogue = {
     0,
     final,
   ),
+  TSU_UNKNOWN: entry(
+    'There is no such timestamping unit, or the name fits more than one.',
+    '`sigillo tsu list` shows them; name it by its key, or by the first characters of its id.',
+    0,
+    final,
+  ),
+  TSU_LIMIT: entry(
+    'The register of timestamping units is full.',
+    'Something makes keys far too often: look at the section tsu of the configuration, and at `sigillo tsu list`.',
+    0,
+    final,
+  ),
+  TSU_STATE: entry('The timestamping unit is not in a state in which this can be done.', '`sigillo tsu list` shows its state.', 0, final),
+  TSU_REQUEST_OPEN: entry(
+    'Another step has begun for this token and is not finished.',
+    'See `sigillo tsu list` and `sigillo approve --list`; finish that first.',
+    0,
+    again,
+  ),
   LANE_ENTRY_MALFORMED: entry(
     'A queue entry cannot be read.',
     'Gateway and signer must be of the same release; the entry was dropped.',
