@@ -50,6 +50,13 @@ const addServiceCommands = (program: Command): void => {
     .action(async () => {
       await import('./signer.ts');
     });
+  program
+    .command('lifecycle')
+    .description('run one lifecycle process alone: it makes, certifies, retires and destroys the keys of its tokens by the calendar')
+    .addHelpText('after', example('lifecycle'))
+    .action(async () => {
+      await import('./lifecycle.ts');
+    });
 };
 
 const addConfigCommands = (program: Command): void => {

@@ -1,8 +1,8 @@
 /**
- * Runs the whole service on one machine: private Redis, first-start step, journal, signer and gateway, and the operations address.
+ * Runs the whole service on one machine: private Redis, first-start step, journal, signer, lifecycle and gateway, and the operations address.
  *
  * Guarantees: one supervisor for each home; what dies is started again; a stop answers what was accepted and flushes
- * what was written (gateway, then signer, then journal, then Redis), each within config.shutdownMs.
+ * what was written (gateway, lifecycle, signer, journal, then Redis), each within config.shutdownMs.
  */
 import { type ChildProcess, fork } from 'node:child_process';
 import { once } from 'node:events';
@@ -42,6 +42,7 @@ const memoryOptions: Readonly<Record<string, readonly string[]>> = {
   gateway: ['--max-semi-space-size=8', '--single-threaded-gc'],
   signer: ['--max-semi-space-size=2', '--v8-pool-size=1'],
   journal: ['--max-semi-space-size=4', '--v8-pool-size=1'],
+  lifecycle: ['--max-semi-space-size=2', '--single-threaded-gc'],
 };
 
 /** The programs that are run; tests put their own in place. */
@@ -50,6 +51,7 @@ interface ServicePrograms {
   readonly journal: string;
   readonly signer: string;
   readonly gateway: string;
+  readonly lifecycle: string;
 }
 
 const program = (file: string): string => fileURLToPath(new URL(file, import.meta.url));
@@ -58,6 +60,7 @@ const ourPrograms: ServicePrograms = {
   journal: program('journal.ts'),
   signer: program('signer.ts'),
   gateway: program('gateway.ts'),
+  lifecycle: program('lifecycle.ts'),
 };
 
 /** Probes expect an answer in a few seconds; a healthy child answers within milliseconds. */
@@ -148,7 +151,7 @@ class Supervisor {
     await this.#step(this.#endLeftovers(this.#lock));
     if (redis.mode === 'embedded') await this.#step(this.#startRedis(redis));
     await this.#step(this.#runFirstStart());
-    const services = (['journal', 'signer', 'gateway'] as const).map((name) =>
+    const services = (['journal', 'signer', 'lifecycle', 'gateway'] as const).map((name) =>
       this.#supervise(name, serviceReadyMsMax, {
         spawn: () => this.#fork(this.#programs[name], memoryOptions[name]),
         untilReady: untilReadyMessage,

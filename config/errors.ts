@@ -153,13 +153,6 @@ export const errorCatalogue = {
     0,
     final,
   ),
-  TSU_STATE: entry('The timestamping unit is not in a state in which this can be done.', '`sigillo tsu list` shows its state.', 0, final),
-  TSU_REQUEST_OPEN: entry(
-    'Another step has begun for this token and is not finished.',
-    'See `sigillo tsu list` and `sigillo approve --list`; finish that first.',
-    0,
-    again,
-  ),
   LANE_ENTRY_MALFORMED: entry(
     'A queue entry cannot be read.',
     'Gateway and signer must be of the same release; the entry was dropped.',

@@ -17,6 +17,7 @@ export interface HomePaths {
   readonly pkiFolder: string;
   readonly rootCertificate: string;
   readonly timestampCaCertificate: string;
+  readonly timestampCaCrl: string;
   readonly redisFolder: string;
   readonly redisSocket: string;
   /** Data of the embedded ClickHouse. */
@@ -52,6 +53,7 @@ export const homePaths = (home: string): HomePaths => {
     pkiFolder,
     rootCertificate: join(pkiFolder, 'root-ca.pem'),
     timestampCaCertificate: join(pkiFolder, 'timestamp-ca.pem'),
+    timestampCaCrl: join(pkiFolder, 'timestamp-ca.crl'),
     redisFolder,
     redisSocket: socketPath(redisFolder, 'redis.sock'),
     journalFolder: join(journalFolder, 'clickhouse'),

@@ -5,7 +5,7 @@
  * has the old register, and no key changes its state that the journal does not hear of. The switch from one TSU to the next is an
  * instant in their records (`activateAt`), which every signer knows long before: it needs no message, and no process must be awake.
  *
- * This is the operating copy. A Redis that comes back empty is filled again from the files of the home folder (signer/tsu-files-sync.ts).
+ * This is the operating copy. A Redis that comes back empty is filled again from the files of the home folder (signer/tsu-folder.ts).
  */
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -25,10 +25,12 @@ export const tsuRegisterKeys = {
   version: 'tsu:{tsus}:version',
   /** Stream of blocks of events, in the form of `journalKeys.events`. */
   journal: 'tsu:{tsus}:journal',
-  /** Hash: label of a token to the plan of the key that is being made in it. */
+  /** Hash: label and serial number of a token (`tokenName`) to the plan of the key that is being made in it. */
   plans: 'tsu:{tsus}:plans',
-  /** Hash: label of a token to the instant at which its rotation was ordered. */
+  /** Hash: label and serial number of a token to the instant at which its rotation was ordered. */
   orders: 'tsu:{tsus}:orders',
+  /** Hash: label and serial number of a token to the instant at which a process has worked on it last. */
+  tokens: 'tsu:{tsus}:tokens',
   /** Hash: id of a ceremony to its record (queue/ceremonies.ts). */
   ceremonies: 'tsu:{tsus}:ceremonies',
   /** Hash: name of a file of the repository to its octets: the CRLs. */
@@ -37,8 +39,7 @@ export const tsuRegisterKeys = {
   lease: (token: string): string => `tsu:{tsus}:lease:${token}`,
 } as const;
 
-export const tsuStates = ['generated', 'certified', 'active', 'retired', 'destroyed'] as const;
-export type TsuState = (typeof tsuStates)[number];
+const tsuStates = ['generated', 'certified', 'active', 'retired', 'destroyed'] as const;
 
 const instant = z.iso.datetime();
 const base64 = z.base64().min(1);
@@ -49,6 +50,8 @@ const recordSchema = z.strictObject({
   id: z.string().regex(/^[0-9a-f]{64}$/),
   /** Label of the token that the key was made in. */
   token: z.string().min(1).max(32),
+  /** Serial number of that token: two hosts may well have a token of one label each. Absent when it was not known. */
+  tokenSerial: z.string().max(16).optional(),
   keyLabel: z.string().min(1),
   algorithm: z.enum(tsuAlgorithms),
   state: z.enum(tsuStates),
@@ -89,7 +92,9 @@ export type TsuChange = { readonly record: TsuRecord } & (
 /** Writes changes down as a block of events for the journal, whose form is not the register's business. */
 export type TellTsuChanges = (changes: readonly TsuChange[]) => Buffer;
 
-const replaceScript = readFileSync(join(import.meta.dirname, 'commands', 'replaceTsu-4.lua'), 'utf8');
+const scriptOf = (name: string): string => readFileSync(join(import.meta.dirname, 'commands', name), 'utf8');
+const replaceScript = scriptOf('replaceTsu-4.lua');
+const planScript = scriptOf('planKey-2.lua');
 
 const parseJson = (text: string): unknown => {
   try {
@@ -200,24 +205,48 @@ export const findTsu = (tsus: readonly TsuRecord[], name: string): TsuRecord => 
   return one;
 };
 
+/** One name for one token. */
+export const tokenName = (label: string, serial: string): string => `${label}/${serial}`;
+
+/** Notes that a process works on a token now. */
+export const noteToken = async (redis: RedisClient, name: string, now: Date): Promise<void> => {
+  await redis.hset(tsuRegisterKeys.tokens, name, now.toISOString());
+};
+
+/** The tokens that are worked on, by name, with the instant of the last time. */
+export const readTokens = async (redis: RedisClient): Promise<ReadonlyMap<string, Date>> =>
+  new Map(Object.entries(await redis.hgetall(tsuRegisterKeys.tokens)).map(([name, at]) => [name, new Date(at)]));
+
 /** A key that is to be made: its name is settled first, so that two who make it make the same. */
 const planSchema = z.strictObject({ version: z.literal(1), keyLabel: z.string().min(1), algorithm: z.enum(tsuAlgorithms), at: instant });
 export type KeyPlan = z.output<typeof planSchema>;
 
-/** The key that is being made in a token, if any. @throws INTERNAL when the plan cannot be read */
-export const readKeyPlan = async (redis: RedisClient, token: string): Promise<KeyPlan | undefined> => {
-  const json = await redis.hget(tsuRegisterKeys.plans, token);
-  if (json === null) return undefined;
+const readPlan = (token: string, json: string): KeyPlan => {
   const plan = planSchema.safeParse(parseJson(json));
   if (!plan.success) throw new SigilloError('INTERNAL', `the plan of a key in token ${token} cannot be read`);
   return plan.data;
 };
 
-/** Settles which key is made next in a token. @returns the plan that holds, which may be another's: there is one at a time */
-export const planKey = async (redis: RedisClient, token: string, wanted: Omit<KeyPlan, 'version'>): Promise<KeyPlan> => {
+/** The keys that are being made, by token. @throws INTERNAL when a plan cannot be read */
+export const readKeyPlans = async (redis: RedisClient): Promise<ReadonlyMap<string, KeyPlan>> =>
+  new Map(Object.entries(await redis.hgetall(tsuRegisterKeys.plans)).map(([token, json]) => [token, readPlan(token, json)]));
+
+/**
+ * Settles which key is made next in a token: there is one at a time.
+ *
+ * @param version of the register by which it was decided that a key is to be made
+ * @returns the plan that holds, which may be another's; undefined when the register has changed meanwhile
+ */
+export const planKey = async (
+  redis: RedisClient,
+  token: string,
+  wanted: Omit<KeyPlan, 'version'>,
+  version: string,
+): Promise<KeyPlan | undefined> => {
   const plan: KeyPlan = { version: 1, ...wanted };
-  const won = await redis.hsetnx(tsuRegisterKeys.plans, token, JSON.stringify(plan));
-  return won === 1 ? plan : ((await readKeyPlan(redis, token)) ?? plan);
+  const { plans, version: versionKey } = tsuRegisterKeys;
+  const json = (await redis.eval(planScript, 2, plans, versionKey, token, JSON.stringify(plan), version)) as string;
+  return json === '' ? undefined : readPlan(token, json);
 };
 
 /** When the rotation of each token was ordered last. */

@@ -9,7 +9,7 @@ import {
   findTsu,
   orderRotation,
   planKey,
-  readKeyPlan,
+  readKeyPlans,
   readRotationOrders,
   readTsus,
   readTsusVersion,
@@ -113,16 +113,15 @@ describe('register of TSUs', { skip: redisServerMissing() }, () => {
     await changeTsu(redis, record.id, (now) => [retired(now)], tellTsu);
   });
 
-  test('one plan for a token at a time; the record carries it out', async () => {
-    const plans = await Promise.all(
-      Array.from({ length: 10 }, (_, i) =>
-        planKey(redis, 't', { keyLabel: `tsu-ec-p256-${i + 1}`, algorithm: 'ec-p256', at: '2026-11-22T10:00:00.000Z' }),
-      ),
-    );
-    assert.equal(new Set(plans.map(({ keyLabel }) => keyLabel)).size, 1);
-    assert.deepEqual(await readKeyPlan(redis, 't'), plans[0]);
+  test('one plan for a token at a time; the record carries it out, and who looked before it makes no other', async () => {
+    const wanted = (n: number) => ({ keyLabel: `tsu-ec-p256-${n}`, algorithm: 'ec-p256', at: '2026-11-22T10:00:00.000Z' }) as const;
+    const plans = await Promise.all(Array.from({ length: 10 }, (_, i) => planKey(redis, 't', wanted(i + 1), '0')));
+    assert.equal(new Set(plans.map((plan) => plan?.keyLabel)).size, 1);
+    assert.deepEqual((await readKeyPlans(redis)).get('t'), plans[0]);
     await addTsu(redis, { kind: 'generated', record: generatedRecord({ token: 't' }) }, tellTsu, { plan: 't' });
-    assert.equal(await readKeyPlan(redis, 't'), undefined);
+    assert.equal((await readKeyPlans(redis)).size, 0);
+    assert.equal(await planKey(redis, 't', wanted(2), '0'), undefined);
+    assert.equal((await planKey(redis, 't', wanted(2), '1'))?.keyLabel, 'tsu-ec-p256-2');
   });
 
   test('an order of rotation is told with it, and seen as a new version', async () => {
