@@ -153,6 +153,7 @@ export const errorCatalogue = {
     0,
     final,
   ),
+  TSU_STATE: entry('The timestamping unit is not in a state in which this can be done.', '`sigillo tsu list` shows its state.', 0, final),
   LANE_ENTRY_MALFORMED: entry(
     'A queue entry cannot be read.',
     'Gateway and signer must be of the same release; the entry was dropped.',

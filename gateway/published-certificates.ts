@@ -7,8 +7,9 @@ import { X509Certificate } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { SigilloError } from '../config/errors.ts';
 import { splitDer } from '../pki/der.ts';
-import { laneKeys } from '../queue/keys.ts';
+import { crlFileName, laneKeys } from '../queue/keys.ts';
 import type { RedisClient } from '../queue/redis.ts';
+import { tsuRegisterKeys } from '../queue/tsu-register.ts';
 
 /** How old the answer to a question of the repository may be: a new TSU is published long before it signs. */
 const freshMs = 5_000;
@@ -27,6 +28,8 @@ export interface PublishedCertificates {
    * undefined when it was never published, or does not lead to a root. Synchronous once it was asked for.
    */
   chainOf(tsu: string): readonly Uint8Array[] | undefined | Promise<readonly Uint8Array[] | undefined>;
+  /** The CRL of the embedded timestamp CA, DER; undefined while there is none. It is signed: who reads it checks it. */
+  crl(): Promise<Uint8Array<ArrayBuffer> | undefined>;
 }
 
 /** SHA-256 of a certificate in lower-case hex. */
@@ -101,12 +104,18 @@ const parse = (pems: readonly string[]): X509Certificate[] =>
 export const createPublishedCertificates = (redis: RedisClient, roots: readonly X509Certificate[]): PublishedCertificates => {
   let listed: readonly X509Certificate[] = [];
   let chains: ReadonlyMap<string, readonly Uint8Array[]> = new Map();
+  let crl: Uint8Array<ArrayBuffer> | undefined;
   let readAt = Number.NEGATIVE_INFINITY;
   let reading: Promise<void> | undefined;
 
   const read = async (): Promise<void> => {
     const keys = laneKeys('timestamp');
-    const [pems, recorded] = await Promise.all([redis.hgetall(keys.certificates), redis.hgetallBuffer(keys.chains)]);
+    const [pems, recorded, list] = await Promise.all([
+      redis.hgetall(keys.certificates),
+      redis.hgetallBuffer(keys.chains),
+      redis.hgetBuffer(tsuRegisterKeys.crls, crlFileName),
+    ]);
+    crl = list === null ? crl : new Uint8Array(list);
     const found = parse(Object.values(pems));
     const trusted = found.flatMap((certificate) => {
       const path = pathOf(certificate, found, roots);
@@ -140,6 +149,10 @@ export const createPublishedCertificates = (redis: RedisClient, roots: readonly 
     async list() {
       if (performance.now() - readAt >= freshMs) await refresh();
       return listed;
+    },
+    async crl() {
+      if (performance.now() - readAt >= freshMs) await refresh();
+      return crl;
     },
     chainOf(tsu) {
       const known = chains.get(tsu);

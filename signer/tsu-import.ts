@@ -63,8 +63,12 @@ const adopt = async ({ redis, token, tell, log, now }: FillRegisterOptions, reco
   }
 };
 
-/** Fills the register from the files of the home folder. @throws what Redis or the token says */
-export const fillRegister = async (options: FillRegisterOptions): Promise<void> => {
+/**
+ * Fills the register from the files of the home folder.
+ * @returns the ids that are in it now
+ * @throws what Redis or the token says
+ */
+export const fillRegister = async (options: FillRegisterOptions): Promise<ReadonlySet<string>> => {
   const { redis, token, folder, tell, log } = options;
   const { tsus } = await readTsus(redis);
   await adopt(options, tsus);
@@ -86,4 +90,5 @@ export const fillRegister = async (options: FillRegisterOptions): Promise<void> 
     const record = recordFor(one, options);
     if (record !== undefined) await add(record);
   }
+  return known;
 };

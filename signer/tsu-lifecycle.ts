@@ -129,10 +129,10 @@ export class TsuLifecycle {
     try {
       if (!(await this.#journalHasRoom())) return false;
       await noteToken(this.#options.redis, this.#name, this.#options.now());
-      await fillRegister({ ...this.#options, tell: this.#tell });
+      const filled = await fillRegister({ ...this.#options, tell: this.#tell });
       const failed = new Set<string>();
       for (let look = 0; look < looksMax; look += 1) {
-        const { steps, version } = await this.#due();
+        const { steps, version } = await this.#due(filled);
         const open = steps.filter((step) => !failed.has(stepKey(step)));
         if (open.length === 0) break;
         for (const step of open) if ((await this.#try(step, version)) !== 'done') failed.add(stepKey(step));
@@ -163,10 +163,15 @@ export class TsuLifecycle {
     return tsus.filter(({ token, tokenSerial }) => token === label && (tokenSerial ?? serial) === serial);
   }
 
-  /** What is due, and the version of the register that says so. */
-  async #due(): Promise<{ readonly steps: readonly TsuStep[]; readonly version: string }> {
+  /**
+   * What is due, and the version of the register that says so. A register that has lost what it had a moment ago is that of a Redis
+   * that came back empty: it is filled again at the next tick, and until then it does not tell that a key is needed.
+   */
+  async #due(filled: ReadonlySet<string>): Promise<{ readonly steps: readonly TsuStep[]; readonly version: string }> {
     const { config, redis, now } = this.#options;
     const { version, tsus } = await readTsus(redis);
+    const present = new Set(tsus.map(({ id }) => id));
+    if (!filled.isSubsetOf(present)) return { version, steps: [] };
     const ordered = (await readRotationOrders(redis)).get(this.#name);
     const orderedAt = ordered === undefined ? undefined : new Date(ordered);
     return { version, steps: dueSteps({ records: this.#own(tsus), policy: calendarPolicy(config), orderedAt, now: now() }) };
