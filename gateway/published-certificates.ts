@@ -105,17 +105,13 @@ export const createPublishedCertificates = (redis: RedisClient, roots: readonly 
   let listed: readonly X509Certificate[] = [];
   let chains: ReadonlyMap<string, readonly Uint8Array[]> = new Map();
   let crl: Uint8Array<ArrayBuffer> | undefined;
+  let crlReadAt = Number.NEGATIVE_INFINITY;
   let readAt = Number.NEGATIVE_INFINITY;
   let reading: Promise<void> | undefined;
 
   const read = async (): Promise<void> => {
     const keys = laneKeys('timestamp');
-    const [pems, recorded, list] = await Promise.all([
-      redis.hgetall(keys.certificates),
-      redis.hgetallBuffer(keys.chains),
-      redis.hgetBuffer(tsuRegisterKeys.crls, crlFileName),
-    ]);
-    crl = list === null ? crl : new Uint8Array(list);
+    const [pems, recorded] = await Promise.all([redis.hgetall(keys.certificates), redis.hgetallBuffer(keys.chains)]);
     const found = parse(Object.values(pems));
     const trusted = found.flatMap((certificate) => {
       const path = pathOf(certificate, found, roots);
@@ -151,7 +147,14 @@ export const createPublishedCertificates = (redis: RedisClient, roots: readonly 
       return listed;
     },
     async crl() {
-      if (performance.now() - readAt >= freshMs) await refresh();
+      if (performance.now() - crlReadAt < freshMs) return crl;
+      try {
+        const list = await redis.hgetBuffer(tsuRegisterKeys.crls, crlFileName);
+        if (list !== null) crl = new Uint8Array(list);
+        crlReadAt = performance.now();
+      } catch {
+        // Redis is away: the last list stays, and says itself until when it holds.
+      }
       return crl;
     },
     chainOf(tsu) {

@@ -171,7 +171,7 @@ export class TsuLifecycle {
     const { config, redis, now } = this.#options;
     const { version, tsus } = await readTsus(redis);
     const present = new Set(tsus.map(({ id }) => id));
-    if (!filled.isSubsetOf(present)) return { version, steps: [] };
+    if ([...filled].some((id) => !present.has(id))) return { version, steps: [] };
     const ordered = (await readRotationOrders(redis)).get(this.#name);
     const orderedAt = ordered === undefined ? undefined : new Date(ordered);
     return { version, steps: dueSteps({ records: this.#own(tsus), policy: calendarPolicy(config), orderedAt, now: now() }) };
