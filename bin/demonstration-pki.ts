@@ -198,6 +198,8 @@ export const ensureTsu = async (context: DemonstrationContext, timestampCa: Hold
     last = Math.max(last, parsed.n);
     leftMs = Math.max(leftMs, left);
   }
+  // Under dual control only the set-up itself makes one, in the presence of those who set it up; every other waits for its operators.
+  if (context.config.dualControl !== undefined && last > 0) return;
   const { usageMsMax } = context.config.tsu;
   if (leftMs >= Math.min(usageLeftMsMin, (usageMsMax ?? Number.POSITIVE_INFINITY) / 4)) return;
   await makeTsu(context, nextTsuNumber(context, algorithm, last), timestampCa);

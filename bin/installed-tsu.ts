@@ -9,7 +9,8 @@ import { isTimeStampingCertificate } from '../pki/tsu-usage.ts';
 import type { Hsm, HsmModule } from '../signer/pkcs11-module.ts';
 import { findKey, selfTest } from '../signer/token-keys.ts';
 
-const readCertificates = (file: string): X509Certificate[] => {
+/** The certificates of a PEM file, in their order. @throws CONFIG_UNREADABLE, CERTIFICATE_INVALID */
+export const readCertificates = (file: string): X509Certificate[] => {
   let text: string;
   try {
     text = readFileSync(file, 'latin1');
@@ -25,7 +26,8 @@ const readCertificates = (file: string): X509Certificate[] => {
   }
 };
 
-const hasTimeStampingUsage = (certificate: X509Certificate): boolean => {
+/** True when the certificate is for timestamping and nothing else, critically so. */
+export const hasTimeStampingUsage = (certificate: X509Certificate): boolean => {
   try {
     return isTimeStampingCertificate(certificate.raw);
   } catch (error) {
@@ -34,7 +36,8 @@ const hasTimeStampingUsage = (certificate: X509Certificate): boolean => {
   }
 };
 
-const checkPath = async (
+/** The chain leads to one of the roots, now. @throws CERTIFICATE_INVALID with the fault */
+export const checkPath = async (
   chainFile: string,
   chain: readonly X509Certificate[],
   roots: readonly X509Certificate[],

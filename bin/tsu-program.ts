@@ -1,6 +1,9 @@
 /** The commands `sigillo tsu ...` and their help; each loads its own parts when it runs. */
 import type { Command } from 'commander';
+import type { ApproveOptions } from './commands/approve.ts';
+import type { MinutesOptions } from './commands/minutes.ts';
 import type { CompromiseOptions, RetireOptions, RotateOptions, TsuListOptions } from './commands/tsu.ts';
+import type { RequestOptions } from './commands/tsu-outside.ts';
 
 const exitFailure = 1;
 
@@ -41,6 +44,30 @@ const addChanges = (tsu: Command): void => {
     });
 };
 
+const addOutside = (tsu: Command): void => {
+  tsu
+    .command('request')
+    .description('make a key for an outside CA and write its PKCS#10 request; a key that waits for its certificate is used again')
+    .requiredOption('--subject <name>', 'such as "C=IT,O=Example S.p.A.,CN=Example TSU 4"')
+    .requiredOption('--out <file>', 'file to write, PEM')
+    .option('--token <label>', 'the token (default: the first for timestamps)')
+    .option('--force', 'replace the file if it exists')
+    .addHelpText('after', example('tsu request --subject "C=IT,O=Example S.p.A.,CN=Example TSU 4" --out tsu-4.csr'))
+    .action(async (options: RequestOptions) => {
+      const { requestCommand } = await import('./commands/tsu-outside.ts');
+      await requestCommand(options);
+    });
+  tsu
+    .command('install')
+    .argument('<pem>', 'the certificate of the TSU, then those of its CAs')
+    .description('take the certificate of an outside CA: checks key, purpose, validity, chain to trust.rootsFile and profile')
+    .addHelpText('after', example('tsu install tsu-4.pem'))
+    .action(async (file: string) => {
+      const { installCommand } = await import('./commands/tsu-outside.ts');
+      await installCommand(file);
+    });
+};
+
 /** Adds `tsu` with all that belongs to it. */
 export const addTsuCommands = (program: Command): void => {
   const tsu = program
@@ -57,4 +84,36 @@ export const addTsuCommands = (program: Command): void => {
       await listTsusCommand(options);
     });
   addChanges(tsu);
+  addOutside(tsu);
+};
+
+/** Adds `approve` and `minutes`: dual control. */
+export const addCeremonyCommands = (program: Command): void => {
+  program
+    .command('approve')
+    .argument('[ceremony]', 'id of the ceremony')
+    .description('approve a step with a key, as an operator with a key of your own (dualControl in the configuration)')
+    .option('--list', 'show the ceremonies, and who has approved')
+    .option('--operator <name>', 'who you are, as the configuration names you')
+    .option('--key <pem>', 'your private key: Ed25519, or EC P-256 or P-384')
+    .option('--passphrase-file <file>', 'file with the passphrase of --key in its first line')
+    .option('--text', 'print what is to be signed, for a key that is elsewhere')
+    .option('--signature <file>', 'signature over that text, instead of --key')
+    .option('--json', 'as JSON, with --list')
+    .addHelpText('after', example('approve --list', 'approve 4f0c2a7be19d3356 --operator anna --key anna.pem --passphrase-file anna.pass'))
+    .action(async (id: string | undefined, options: ApproveOptions) => {
+      const { approveCommand } = await import('./commands/approve.ts');
+      await approveCommand(id, options);
+    });
+  program
+    .command('minutes')
+    .argument('<what...>', 'id of the ceremony, and the file to write; with --all only the file')
+    .description('write the minutes of key ceremonies, signed with the key of the journal; openssl dgst verifies them')
+    .option('--all', 'of every ceremony')
+    .option('--force', 'replace the file if it exists')
+    .addHelpText('after', example('minutes 4f0c2a7be19d3356 minutes.txt', 'minutes --all minutes-2026.txt'))
+    .action(async (target: string[], options: MinutesOptions) => {
+      const { minutesCommand } = await import('./commands/minutes.ts');
+      await minutesCommand(target, options);
+    });
 };

@@ -54,7 +54,8 @@ const extKeyUsageOid = fromHex('551d25');
 /** SEQUENCE of id-kp-timeStamping (1.3.6.1.5.5.7.3.8) alone. */
 const onlyTimeStamping = fromHex('300a06082b06010505070308');
 
-const findExtension = (certificate: Der, extnId: Uint8Array): CertificateExtension | undefined => {
+/** One extension of a certificate by the contents of its object identifier. @throws DerError */
+export const findExtension = (certificate: Der, extnId: Uint8Array): CertificateExtension | undefined => {
   const tbs = new DerReader(certificate).enter(tag.sequence).enter(tag.sequence);
   const extensionsTag = tag.contextConstructed(3);
   while (tbs.peek() !== -1 && tbs.peek() !== extensionsTag) tbs.next(tbs.peek());

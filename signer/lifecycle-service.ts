@@ -95,6 +95,7 @@ export const startLifecycle = async (config: Config, log: Logger, parts: Lifecyc
 
   const metrics = createLifecycleMetrics();
   const folder = new TsuFolder(config);
+  const approvals = parts.approvals(command);
   const exclusively = oneAtATime();
   const failed = Promise.withResolvers<Error>();
   let failures = 0;
@@ -109,7 +110,7 @@ export const startLifecycle = async (config: Config, log: Logger, parts: Lifecyc
       token: { label, serial, session },
       folder,
       certify: authority?.certify,
-      approvals: parts.approvals(command),
+      approvals,
       lease,
       publish: () => publishChains({ redis: command, recorder, config }),
       now,
