@@ -30,6 +30,10 @@ export interface IssueRequest {
     | { readonly signer: CertificateSigner; readonly certificate: X509Certificate }
     | { readonly signer: CertificateSigner; readonly certificate: undefined };
   readonly now: Date;
+  /** When the key of a TSU may be used. @defaultValue from now to the limit */
+  readonly use?: { readonly activateAt: Date; readonly usableUntil: Date };
+  /** Instead of that of the profile, in calendar years. */
+  readonly validityYears?: number;
 }
 
 const asn1 = (der: Uint8Array): ReturnType<typeof fromBER>['result'] => fromBER(Uint8Array.from(der).buffer).result;
@@ -109,8 +113,9 @@ export const issueCertificate = async (request: IssueRequest): Promise<X509Certi
     issuerKeyIdentifier: authority === undefined ? undefined : keyIdentifier(signer.spki),
     serialHex: serial.toString('hex'),
     notBefore: start,
+    ...(request.use !== undefined && { use: request.use }),
   });
-  const { notBefore, notAfter } = validity(start, profile.validityYears, authority);
+  const { notBefore, notAfter } = validity(start, request.validityYears ?? profile.validityYears, authority);
   const algorithm = signatureAlgorithmIdentifier(signer.scheme, defaultDigest(signer.scheme));
   const certificate = new Certificate({
     version: 2, // v3

@@ -35,6 +35,8 @@ export interface ProfileInput {
   readonly issuerKeyIdentifier: Uint8Array | undefined;
   readonly serialHex: string;
   readonly notBefore: Date;
+  /** When the key of a TSU may be used. @defaultValue from `notBefore` to the limit */
+  readonly use?: { readonly activateAt: Date; readonly usableUntil: Date };
 }
 
 const extensionOid = {
@@ -120,7 +122,8 @@ const timestampCa = (input: ProfileInput): Profile => {
  * digitalSignature only, a name of its own) and ETSI EN 319 421, 7.7.2 (the key's use ends before the certificate).
  */
 const tsu = (input: ProfileInput): Profile => {
-  const usage = new PrivateKeyUsagePeriod({ notBefore: input.notBefore, notAfter: tsuUsageLimit(input.notBefore) });
+  const { activateAt, usableUntil } = input.use ?? { activateAt: input.notBefore, usableUntil: tsuUsageLimit(input.notBefore) };
+  const usage = new PrivateKeyUsagePeriod({ notBefore: activateAt, notAfter: usableUntil });
   const purposes = new ExtKeyUsage({ keyPurposes: [timeStampingPurpose] });
   return {
     validityYears: 6,

@@ -15,17 +15,19 @@ import { type KeyScheme, keyScheme } from '../pki/algorithms.ts';
 import { DerError } from '../pki/der.ts';
 import { samePublicKey } from '../pki/public-key.ts';
 import { parseTsuFileName, tsuFileName, tsuKeyLabel } from '../pki/tsu-files.ts';
-import { isTimeStampingCertificate, privateKeyUsagePeriod } from '../pki/tsu-usage.ts';
+import { isTimeStampingCertificate, privateKeyUsagePeriod, tsuUse } from '../pki/tsu-usage.ts';
 import { findKey, keyState, selfTest, type TokenKey } from '../signer/token-keys.ts';
+import { TsuFolder } from '../signer/tsu-folder.ts';
 import { makeKey, type OpenToken } from './make-key.ts';
 import { tellCertificateIssued, tellKeyGenerated } from './setup-events.ts';
 
-/** A TSU with less time left is replaced at start, so that a service that starts every week never meets the limit. */
-const usageLeftMsMin = 7 * 86_400_000;
+/** With less time left a TSU is followed by another at start; otherwise that is the business of the lifecycle process, and its calendar. */
+const usageLeftMsMin = 3_600_000;
 
-const caScheme: KeyScheme = { kind: 'ecdsa', curve: 'P-384' };
+/** Key of both CAs. */
+export const caScheme: KeyScheme = { kind: 'ecdsa', curve: 'P-384' };
 /** Long labels: a token that is shared with others may well have a "root-ca" of its own. */
-const caKeyLabels = { root: 'sigillo-demonstration-root-ca', timestampCa: 'sigillo-demonstration-timestamp-ca' } as const;
+export const caKeyLabels = { root: 'sigillo-demonstration-root-ca', timestampCa: 'sigillo-demonstration-timestamp-ca' } as const;
 
 /** A key with its certificate. */
 interface Holder {
@@ -49,7 +51,8 @@ const startAnew =
 const invalid = (file: string, what: string, cause?: unknown): SigilloError =>
   new SigilloError('CERTIFICATE_INVALID', `${file}: ${what}. ${startAnew}`, cause === undefined ? {} : { cause });
 
-const readChain = (file: string): [X509Certificate, ...X509Certificate[]] => {
+/** The certificates of a PEM file of the home folder. @throws CERTIFICATE_INVALID */
+export const readChain = (file: string): [X509Certificate, ...X509Certificate[]] => {
   const blocks = readFileSync(file, 'latin1').match(/-----BEGIN CERTIFICATE-----[^-]+-----END CERTIFICATE-----/g) ?? [];
   try {
     const [first, ...others] = blocks.map((block) => new X509Certificate(block));
@@ -126,6 +129,14 @@ const usageEnd = (file: string, certificate: X509Certificate): Date => {
   throw invalid(file, 'not the certificate of a timestamping unit of Sigillo');
 };
 
+/** What the register last said of a TSU: one that was retired before its time, or is in another token, is not this start's business. */
+const isInUse = (context: DemonstrationContext, keyLabel: string): boolean => {
+  const record = new TsuFolder(context.config).records().find((one) => one.keyLabel === keyLabel);
+  if (record === undefined) return true;
+  const { state, token, compromised } = record;
+  return state !== 'retired' && state !== 'destroyed' && compromised === undefined && token === context.timestamp.label;
+};
+
 /** Checks one TSU file; the time its key may still be used. */
 const checkTsu = (context: DemonstrationContext, name: string, timestampCa: X509Certificate): number => {
   const file = join(homePaths(context.config.home).pkiFolder, name);
@@ -134,6 +145,7 @@ const checkTsu = (context: DemonstrationContext, name: string, timestampCa: X509
   const [certificate] = readChain(file);
   checkIssuedBy(file, certificate, timestampCa);
   const leftMs = usageEnd(file, certificate).getTime() - context.now().getTime();
+  if (!isInUse(context, parsed.keyLabel)) return Number.NEGATIVE_INFINITY;
   const key = findKey(context.timestamp.session, parsed.keyLabel, keyScheme(parsed.algorithm));
   // The key of a retired TSU is destroyed some day; its certificate stays for ever.
   if (key !== undefined || leftMs > 0) checkKey(file, key, parsed.keyLabel, certificate);
@@ -152,6 +164,7 @@ const nextTsuNumber = (context: DemonstrationContext, algorithm: string, last: n
 
 const makeTsu = async (context: DemonstrationContext, n: number, timestampCa: Holder): Promise<void> => {
   const { algorithm } = context.config.timestamp;
+  const { tsu } = context.config;
   const file = join(homePaths(context.config.home).pkiFolder, tsuFileName(algorithm, n));
   const key = makeKey(context.config, context.timestamp, tsuKeyLabel(algorithm, n), keyScheme(algorithm));
   const { issueCertificate } = await import('../authority/issue.ts');
@@ -160,6 +173,8 @@ const makeTsu = async (context: DemonstrationContext, n: number, timestampCa: Ho
     spki: key.spki,
     issuer: { signer: timestampCa.key, certificate: timestampCa.certificate },
     now: context.now(),
+    use: tsuUse(context.now(), tsu.usageMsMax),
+    validityYears: tsu.certificateYears,
   });
   selfTest(key, certificate);
   if (usageEnd(file, certificate) >= certificate.validToDate) {
@@ -170,16 +185,22 @@ const makeTsu = async (context: DemonstrationContext, n: number, timestampCa: Ho
   context.made(basename(file));
 };
 
-/** Checks all TSUs, and makes one for the configured algorithm when none is there or the newest one is nearly used up. */
+/** Checks all TSUs, and makes one for the configured algorithm when none is usable: so the first stamp need not wait for the calendar. */
 export const ensureTsu = async (context: DemonstrationContext, timestampCa: Holder): Promise<void> => {
   const { algorithm } = context.config.timestamp;
-  let newest = { n: 0, leftMs: 0 };
+  let last = 0;
+  let leftMs = 0;
   for (const name of readdirSync(homePaths(context.config.home).pkiFolder)) {
     const parsed = parseTsuFileName(name);
     if (parsed === undefined) continue;
-    const leftMs = checkTsu(context, name, timestampCa.certificate);
-    if (parsed.algorithm === algorithm && parsed.n > newest.n) newest = { n: parsed.n, leftMs };
+    const left = checkTsu(context, name, timestampCa.certificate);
+    if (parsed.algorithm !== algorithm) continue;
+    last = Math.max(last, parsed.n);
+    leftMs = Math.max(leftMs, left);
   }
-  if (newest.leftMs >= usageLeftMsMin) return;
-  await makeTsu(context, nextTsuNumber(context, algorithm, newest.n), timestampCa);
+  // Under dual control only the set-up itself makes one, in the presence of those who set it up; every other waits for its operators.
+  if (context.config.dualControl !== undefined && last > 0) return;
+  const { usageMsMax } = context.config.tsu;
+  if (leftMs >= Math.min(usageLeftMsMin, (usageMsMax ?? Number.POSITIVE_INFINITY) / 4)) return;
+  await makeTsu(context, nextTsuNumber(context, algorithm, last), timestampCa);
 };

@@ -11,7 +11,8 @@ import type { Hsm, HsmSlot } from '../signer/pkcs11-module.ts';
 import { findKey, selfTest } from '../signer/token-keys.ts';
 import { onSlots } from './several-slots.ts';
 
-const readCertificates = (file: string): X509Certificate[] => {
+/** The certificates of a PEM file, in their order. @throws CONFIG_UNREADABLE, CERTIFICATE_INVALID */
+export const readCertificates = (file: string): X509Certificate[] => {
   let text: string;
   try {
     text = readFileSync(file, 'latin1');
@@ -27,7 +28,8 @@ const readCertificates = (file: string): X509Certificate[] => {
   }
 };
 
-const hasTimeStampingUsage = (certificate: X509Certificate): boolean => {
+/** True when the certificate is for timestamping and nothing else, critically so. */
+export const hasTimeStampingUsage = (certificate: X509Certificate): boolean => {
   try {
     return isTimeStampingCertificate(certificate.raw);
   } catch (error) {
@@ -36,7 +38,8 @@ const hasTimeStampingUsage = (certificate: X509Certificate): boolean => {
   }
 };
 
-const checkPath = async (
+/** The chain leads to one of the roots, now. @throws CERTIFICATE_INVALID with the fault */
+export const checkPath = async (
   chainFile: string,
   chain: readonly X509Certificate[],
   roots: readonly X509Certificate[],

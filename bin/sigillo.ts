@@ -12,6 +12,7 @@ import type { VerifyJournalOptions } from './commands/journal-verify.ts';
 import type { StampCommandOptions } from './commands/timestamp.ts';
 import type { FindCommandOptions } from './commands/timestamp-find.ts';
 import type { VerifyCommandOptions } from './commands/timestamp-verify.ts';
+import { addCeremonyCommands, addTsuCommands } from './tsu-program.ts';
 
 const exitFailure = 1;
 const exitUsage = 64;
@@ -49,6 +50,13 @@ const addServiceCommands = (program: Command): void => {
     .addHelpText('after', example('signer'))
     .action(async () => {
       await import('./signer.ts');
+    });
+  program
+    .command('lifecycle')
+    .description('run one lifecycle process alone: it makes, certifies, retires and destroys the keys of its tokens by the calendar')
+    .addHelpText('after', example('lifecycle'))
+    .action(async () => {
+      await import('./lifecycle.ts');
     });
 };
 
@@ -267,6 +275,8 @@ const buildProgram = (): Command => {
   addConfigCommands(program);
   addClientCommands(program);
   addTimestampCommands(program);
+  addTsuCommands(program);
+  addCeremonyCommands(program);
   const journal = program.command('journal').description('read the journal, and prove that nobody has changed it');
   journal
     .command('run')

@@ -1,8 +1,8 @@
 /**
- * Runs the whole service on one machine: private Redis, first-start step, journal, signer and gateway, and the operations address.
+ * Runs the whole service on one machine: private Redis, first-start step, journal, signer, lifecycle and gateway, and the operations address.
  *
  * Guarantees: one supervisor for each home; what dies is started again; a stop answers what was accepted and flushes
- * what was written (gateway, then signer, then journal, then Redis), each within config.shutdownMs.
+ * what was written (gateway, lifecycle, signer, journal, then Redis), each within config.shutdownMs.
  */
 import { type ChildProcess, fork } from 'node:child_process';
 import { once } from 'node:events';
@@ -43,6 +43,7 @@ const memoryOptions: Readonly<Record<string, readonly string[]>> = {
   gateway: ['--max-semi-space-size=8', '--single-threaded-gc'],
   signer: ['--max-semi-space-size=2', '--v8-pool-size=1'],
   journal: ['--max-semi-space-size=4', '--v8-pool-size=1'],
+  lifecycle: ['--max-semi-space-size=2', '--single-threaded-gc'],
 };
 
 /** The programs that are run; tests put their own in place. */
@@ -51,6 +52,7 @@ interface ServicePrograms {
   readonly journal: string;
   readonly signer: string;
   readonly gateway: string;
+  readonly lifecycle: string;
 }
 
 const program = (file: string): string => fileURLToPath(new URL(file, import.meta.url));
@@ -59,6 +61,7 @@ const ourPrograms: ServicePrograms = {
   journal: program('journal.ts'),
   signer: program('signer.ts'),
   gateway: program('gateway.ts'),
+  lifecycle: program('lifecycle.ts'),
 };
 
 /** Probes expect an answer in a few seconds; a healthy child answers within milliseconds. */
@@ -154,8 +157,9 @@ class Supervisor {
     const journal = this.#superviseService('journal', 'journal');
     const signers = planSigners(this.#config).map(({ name, slot }) => this.#superviseService('signer', name, slot));
     this.#signers.push(...signers);
+    this.#superviseService('lifecycle', 'lifecycle');
     const gateway = this.#superviseService('gateway', 'gateway');
-    // With one slot of several the service does its job.
+    // With one slot of several the service does its job, and keys are replaced ahead of time.
     const oneSigner = Promise.any(signers.map((signer) => signer.firstReady));
     await this.#step(Promise.all([journal.firstReady, oneSigner, gateway.firstReady]));
     this.#phase = 'running';
@@ -180,7 +184,7 @@ class Supervisor {
     await Promise.race([supervised.firstReady, ended.promise]);
   }
 
-  #superviseService(program: 'journal' | 'signer' | 'gateway', name: string, slot?: string): SupervisedProcess {
+  #superviseService(program: 'journal' | 'signer' | 'lifecycle' | 'gateway', name: string, slot?: string): SupervisedProcess {
     return this.#supervise(name, serviceReadyMsMax, {
       spawn: () => this.#fork(this.#programs[program], memoryOptions[program], slot === undefined ? {} : { SIGILLO_SLOT: slot }),
       untilReady: untilReadyMessage,
@@ -274,7 +278,8 @@ class Supervisor {
     const items = await Promise.all(this.#processes.map((supervised) => this.#healthOf(supervised)));
     const stamping = this.#processes.filter((one, index) => this.#signers.includes(one) && items[index]?.every(({ ok }) => ok));
     const lent = items.map((list, index) => {
-      const isSpare = stamping.length > 0 && this.#signers.includes(this.#processes[index] as SupervisedProcess);
+      const supervised = this.#processes[index] as SupervisedProcess;
+      const isSpare = supervised.name === 'lifecycle' || (stamping.length > 0 && this.#signers.includes(supervised));
       return isSpare ? list.map((item) => ({ ...item, needed: false })) : list;
     });
     return mergeByName([...own, ...lent.flat()]);

@@ -147,6 +147,27 @@ export const errorCatalogue = {
     0,
     final,
   ),
+  TSU_UNKNOWN: entry(
+    'There is no such timestamping unit, or the name fits more than one.',
+    '`sigillo tsu list` shows them; name it by its key, or by the first characters of its id.',
+    0,
+    final,
+  ),
+  TSU_LIMIT: entry(
+    'The register of timestamping units is full.',
+    'Something makes keys far too often: look at the section tsu of the configuration, and at `sigillo tsu list`.',
+    0,
+    final,
+  ),
+  TSU_STATE: entry('The timestamping unit is not in a state in which this can be done.', '`sigillo tsu list` shows its state.', 0, final),
+  APPROVAL_NEEDED: entry('Operators must agree first.', 'They approve with `sigillo approve`; then run the command again.', 0, again),
+  CEREMONY_UNKNOWN: entry('There is no such ceremony.', '`sigillo approve --list` shows them.', 0, final),
+  APPROVAL_REFUSED: entry(
+    'The approval does not count.',
+    'The message says why; each operator signs once, with the key whose public half the configuration names.',
+    0,
+    final,
+  ),
   LANE_ENTRY_MALFORMED: entry(
     'A queue entry cannot be read.',
     'Gateway and signer must be of the same release; the entry was dropped.',

@@ -19,6 +19,7 @@ export interface HomePaths {
   readonly pkiFolder: string;
   readonly rootCertificate: string;
   readonly timestampCaCertificate: string;
+  readonly timestampCaCrl: string;
   readonly redisFolder: string;
   readonly redisSocket: string;
   /** Data of the embedded ClickHouse. */
@@ -55,6 +56,7 @@ export const homePaths = (home: string): HomePaths => {
     pkiFolder,
     rootCertificate: join(pkiFolder, 'root-ca.pem'),
     timestampCaCertificate: join(pkiFolder, 'timestamp-ca.pem'),
+    timestampCaCrl: join(pkiFolder, 'timestamp-ca.crl'),
     redisFolder,
     redisSocket: socketPath(redisFolder, 'redis.sock'),
     journalFolder: join(journalFolder, 'clickhouse'),

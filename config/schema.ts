@@ -5,6 +5,7 @@
  */
 import { isIP } from 'node:net';
 import { z } from 'zod';
+import { checkTsuCalendar, dualControlSchema, tsuLifecycleSchema } from './lifecycle-schema.ts';
 
 const port = z.int().min(1).max(65_535);
 const path = z.string().min(1);
@@ -291,6 +292,7 @@ const logSchema = z.strictObject({
 
 /** Address checks need both halves of the configuration, so they live on the whole. */
 const crossChecks = (config: z.infer<typeof objectSchema>, context: z.RefinementCtx): void => {
+  checkTsuCalendar(config.tsu, (key, message) => context.addIssue({ code: 'custom', path: ['tsu', key], message }));
   if (config.timestamp.inFlightMax < config.timestamp.imprintsMax) {
     context.addIssue({
       code: 'custom',
@@ -348,6 +350,8 @@ const objectSchema = z.strictObject({
   hsm: hsmSchema,
   signer: signerSchema.prefault({}),
   timestamp: timestampSchema.prefault({}),
+  tsu: tsuLifecycleSchema.prefault({}),
+  dualControl: dualControlSchema,
   time: timeSchema.prefault({}),
   journal: journalSchema.prefault({}),
   trust: trustSchema.prefault({}),

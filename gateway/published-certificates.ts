@@ -7,8 +7,9 @@ import { X509Certificate } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { SigilloError } from '../config/errors.ts';
 import { splitDer } from '../pki/der.ts';
-import { laneKeys } from '../queue/keys.ts';
+import { crlFileName, laneKeys } from '../queue/keys.ts';
 import type { RedisClient } from '../queue/redis.ts';
+import { tsuRegisterKeys } from '../queue/tsu-register.ts';
 
 /** How old the answer to a question of the repository may be: a new TSU is published long before it signs. */
 const freshMs = 5_000;
@@ -27,6 +28,8 @@ export interface PublishedCertificates {
    * undefined when it was never published, or does not lead to a root. Synchronous once it was asked for.
    */
   chainOf(tsu: string): readonly Uint8Array[] | undefined | Promise<readonly Uint8Array[] | undefined>;
+  /** The CRL of the embedded timestamp CA, DER; undefined while there is none. It is signed: who reads it checks it. */
+  crl(): Promise<Uint8Array<ArrayBuffer> | undefined>;
 }
 
 /** SHA-256 of a certificate in lower-case hex. */
@@ -101,6 +104,8 @@ const parse = (pems: readonly string[]): X509Certificate[] =>
 export const createPublishedCertificates = (redis: RedisClient, roots: readonly X509Certificate[]): PublishedCertificates => {
   let listed: readonly X509Certificate[] = [];
   let chains: ReadonlyMap<string, readonly Uint8Array[]> = new Map();
+  let crl: Uint8Array<ArrayBuffer> | undefined;
+  let crlReadAt = Number.NEGATIVE_INFINITY;
   let readAt = Number.NEGATIVE_INFINITY;
   let reading: Promise<void> | undefined;
 
@@ -140,6 +145,17 @@ export const createPublishedCertificates = (redis: RedisClient, roots: readonly 
     async list() {
       if (performance.now() - readAt >= freshMs) await refresh();
       return listed;
+    },
+    async crl() {
+      if (performance.now() - crlReadAt < freshMs) return crl;
+      try {
+        const list = await redis.hgetBuffer(tsuRegisterKeys.crls, crlFileName);
+        if (list !== null) crl = new Uint8Array(list);
+        crlReadAt = performance.now();
+      } catch {
+        // Redis is away: the last list stays, and says itself until when it holds.
+      }
+      return crl;
     },
     chainOf(tsu) {
       const known = chains.get(tsu);

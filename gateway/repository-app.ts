@@ -2,6 +2,7 @@
 import type { X509Certificate } from 'node:crypto';
 import { type Context, Hono } from 'hono';
 import { etag } from 'hono/etag';
+import { crlFileName } from '../queue/keys.ts';
 import { textError } from './http-request.ts';
 import { certificateDigest, type PublishedCertificates } from './published-certificates.ts';
 
@@ -39,10 +40,15 @@ export const createRepositoryApp = (published: PublishedCertificates): Hono => {
     if (found === undefined) return textError(context, 'NOT_FOUND');
     return send(context, new Uint8Array(found.raw), 'application/pkix-cert', foreverCache);
   });
+  app.get(`/repository/${crlFileName}`, async (context) => {
+    const crl = await published.crl();
+    return crl === undefined ? textError(context, 'NOT_FOUND') : send(context, crl, 'application/pkix-crl', shortCache);
+  });
   app.get('/repository', async (context) =>
     context.json({
       trust: '/repository/trust.pem',
       chain: '/repository/tsa-chain.pem',
+      ...((await published.crl()) === undefined ? {} : { crl: `/repository/${crlFileName}` }),
       certificates: [...(await published.list()), ...published.roots].map(describe),
     }),
   );

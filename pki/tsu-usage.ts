@@ -29,6 +29,18 @@ const addMonths = (start: Date, months: number): Date => {
 export const tsuUsageLimit = (start: Date): Date =>
   new Date(Math.min(start.getTime() + usageDaysMax * dayMs, addMonths(start, usageMonthsMax).getTime()));
 
+const wholeSeconds = (millis: number): Date => new Date(Math.floor(millis / 1_000) * 1_000);
+
+/**
+ * The use of a key that begins at an instant: from that second to its limit, or to an earlier end that is asked for. In whole seconds,
+ * because a certificate states them so (RFC 5280, 4.1.2.5.2).
+ */
+export const tsuUse = (start: Date, usageMsMax: number | undefined): { readonly activateAt: Date; readonly usableUntil: Date } => {
+  const activateAt = wholeSeconds(start.getTime());
+  const limit = tsuUsageLimit(activateAt).getTime();
+  return { activateAt, usableUntil: wholeSeconds(Math.min(limit, activateAt.getTime() + (usageMsMax ?? Number.POSITIVE_INFINITY))) };
+};
+
 /** An extension of a certificate: whether it is critical, and the DER in its extnValue (RFC 5280, 4.1). */
 export interface CertificateExtension {
   readonly critical: boolean;
@@ -42,7 +54,8 @@ const extKeyUsageOid = fromHex('551d25');
 /** SEQUENCE of id-kp-timeStamping (1.3.6.1.5.5.7.3.8) alone. */
 const onlyTimeStamping = fromHex('300a06082b06010505070308');
 
-const findExtension = (certificate: Der, extnId: Uint8Array): CertificateExtension | undefined => {
+/** One extension of a certificate by the contents of its object identifier. @throws DerError */
+export const findExtension = (certificate: Der, extnId: Uint8Array): CertificateExtension | undefined => {
   const tbs = new DerReader(certificate).enter(tag.sequence).enter(tag.sequence);
   const extensionsTag = tag.contextConstructed(3);
   while (tbs.peek() !== -1 && tbs.peek() !== extensionsTag) tbs.next(tbs.peek());

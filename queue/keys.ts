@@ -41,6 +41,9 @@ export const journalKeys = {
   logLevels: 'journal:{journal}:logLevels',
 } as const;
 
+/** Name of the CRL of the embedded timestamp CA, in the repository and in `tsuRegisterKeys.crls`. */
+export const crlFileName = 'timestamp-ca.crl';
+
 /** Consumer group of the signers on every requests stream. */
 export const signerGroup = 'signers';
 

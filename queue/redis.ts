@@ -13,8 +13,8 @@ import { readSecretFile } from '../config/secrets.ts';
 /** A connection of either kind; keys of one command must share a hash tag. */
 export type RedisClient = Redis | Cluster;
 
-/** `blocking` connections wait in XREAD; nothing else may run on them. */
-export type ConnectionRole = 'command' | 'blocking';
+/** `blocking` connections wait in XREAD; nothing else may run on them. `jobs` ones belong to BullMQ, which copies them. */
+export type ConnectionRole = 'command' | 'blocking' | 'jobs';
 
 /** Longest BLOCK of a read; a read without a reply for `blockMs` and a grace is given up, so that a dead link is noticed. */
 export const blockMs = 1_000;
@@ -44,7 +44,9 @@ const commonOptions = (name: string, role: ConnectionRole) => ({
   retryStrategy: backOff,
   // A replica that was a master until a failover answers READONLY: connect anew, to the right one.
   reconnectOnError: (error: Error) => error.message.startsWith('READONLY'),
-  ...(role === 'blocking' ? { blockingTimeout: 2 * blockMs, blockingTimeoutGrace: blockMs } : { commandTimeout: commandTimeoutMs }),
+  // BullMQ's workers wait in BZPOPMIN on a copy of the connection, and insist on this; what is lost with a connection they do again.
+  ...(role === 'jobs' ? { maxRetriesPerRequest: null } : {}),
+  ...(role !== 'command' ? { blockingTimeout: 2 * blockMs, blockingTimeoutGrace: blockMs } : { commandTimeout: commandTimeoutMs }),
 });
 
 const loginOptions = (login: Login) => ({

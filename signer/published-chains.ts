@@ -5,11 +5,12 @@
  * They stay published for ever, also those of TSUs long retired: clients verify old stamps with them. They are published again at
  * each connection, because a Redis that comes back may have come back empty; the journal then has them twice.
  */
-import { hash, type X509Certificate } from 'node:crypto';
+import { hash, X509Certificate } from 'node:crypto';
 import type { Config } from '../config/schema.ts';
 import type { JournalRecorder } from '../observability/journal/recorder.ts';
 import { laneKeys } from '../queue/keys.ts';
 import type { RedisClient } from '../queue/redis.ts';
+import { readTsus } from '../queue/tsu-register.ts';
 import { knownChains } from './configured-tsu.ts';
 import type { Tsu } from './stamp-task.ts';
 
@@ -18,7 +19,7 @@ export interface ChainPublisher {
   readonly recorder: Pick<JournalRecorder, 'recordNow'>;
   readonly config: Config;
   /** The TSU that this signer stamps with. */
-  readonly tsu: Tsu;
+  readonly tsu?: Tsu;
 }
 
 const digestOf = (certificate: X509Certificate): string => certificate.fingerprint256.replaceAll(':', '').toLowerCase();
@@ -30,23 +31,30 @@ const octetsOf = ([tsu, ...authorities]: readonly X509Certificate[]): Buffer =>
 const recordChain = async ({ recorder, config, tsu }: ChainPublisher, certificate: X509Certificate, chain: Buffer): Promise<void> => {
   const id = digestOf(certificate);
   await recorder.recordNow({ kind: 'tsu.published', subject: id, outcome: 'success', detail: { chain } });
-  if (id !== tsu.id) return;
+  if (tsu === undefined || id !== tsu.id) return;
   const spki = certificate.publicKey.export({ format: 'der', type: 'spki' });
   const detail = { token: tsu.tokenLabel, algorithm: config.timestamp.algorithm, spkiSha256: hash('sha256', spki, 'buffer') };
   await recorder.recordNow({ kind: 'key.activated', subject: tsu.keyLabel, outcome: 'success', detail });
 };
 
-/** Publishes all chains that this signer knows of. @throws when Redis does not take them */
+/** The chains of the register, of every state: what was signed with them stays. */
+const registeredChains = async (redis: RedisClient): Promise<X509Certificate[][]> => {
+  const { tsus } = await readTsus(redis);
+  return tsus.flatMap(({ chain }) => (chain === undefined ? [] : [chain.map((der) => new X509Certificate(Buffer.from(der, 'base64')))]));
+};
+
+/** Publishes all chains that this process and the register know of. @throws when Redis does not take them */
 export const publishChains = async (publisher: ChainPublisher): Promise<void> => {
   const { redis, config } = publisher;
   const keys = laneKeys('timestamp');
-  const chains = knownChains(config);
+  const chains = [...knownChains(config), ...(await registeredChains(redis))];
   const fields = chains.flat().flatMap((certificate) => [digestOf(certificate), certificate.toString()]);
   await redis.hset(keys.certificates, ...fields);
   const published = new Set(await redis.hkeys(keys.chains));
   for (const chain of chains) {
     const [certificate] = chain;
     if (certificate === undefined || published.has(digestOf(certificate))) continue;
+    published.add(digestOf(certificate));
     const octets = octetsOf(chain);
     // First the event, then the hash: interrupted in between it is told twice, and never not at all.
     await recordChain(publisher, certificate, octets);

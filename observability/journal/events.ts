@@ -48,8 +48,33 @@ export const eventCatalogue = {
   'key.activated': { retention: 'certificate', detail: keyDetail },
   'key.retired': { retention: 'certificate', detail: keyDetail },
   'key.destroyed': { retention: 'certificate', detail: keyDetail },
+  /** A key that is older than the register: it was found beside its certificate, in this state. */
+  'key.registered': { retention: 'certificate', detail: { ...keyDetail, state: 'text' } },
+  /** When the key's use begins, and when it ends at the latest; ISO 8601. */
+  'key.scheduled': { retention: 'certificate', detail: { ...keyDetail, activateAt: 'text', usableUntil: 'text' } },
+  'key.compromised': { retention: 'certificate', detail: { ...keyDetail, reason: 'text' } },
+  /** The end of the key's use is near, and nothing follows it. */
+  'key.ending': { retention: 'certificate', detail: { ...keyDetail, usableUntil: 'text', daysLeft: 'unsigned' } },
+  /** Label of the token. A new key was asked for ahead of its time. */
+  'key.rotationOrdered': { retention: 'certificate', detail: { algorithm: 'text' } },
+  /** Label of the key. The CertificationRequest of RFC 2986. */
+  'certificate.requested': { retention: 'certificate', detail: { ...keyDetail, request: 'octets' } },
   /** Serial number, hex. */
   'certificate.issued': { retention: 'certificate', detail: { issuer: 'text', profile: 'text', certificate: 'octets' } },
+  /** Serial number, hex. It came from an outside CA. */
+  'certificate.installed': { retention: 'certificate', detail: { issuer: 'text', certificate: 'octets' } },
+  /** Serial number, hex. The reason is a CRLReason by its name in RFC 5280, 5.3.1. */
+  'certificate.revoked': { retention: 'certificate', detail: { issuer: 'text', reason: 'text' } },
+  /** CRL number, decimal. */
+  'crl.published': { retention: 'certificate', detail: { issuer: 'text', crl: 'octets' } },
+  /**
+   * Id of the ceremony. `text` is what each operator signs; `signature` is that of the operator who is named. Refused is what did not
+   * count, with its reason.
+   */
+  'ceremony.requested': { retention: 'certificate', detail: { action: 'text', token: 'text', key: 'text', text: 'text' } },
+  'ceremony.approved': { retention: 'certificate', detail: { action: 'text', operator: 'text', signature: 'octets' } },
+  'ceremony.refused': { retention: 'certificate', detail: { operator: 'text', reason: 'text' } },
+  'ceremony.executed': { retention: 'certificate', detail: { action: 'text', token: 'text', key: 'text' } },
   /** SHA-256 of the TSU certificate, hex. The chain that tokens with certReq carry: TSU first, DER one behind the other. */
   'tsu.published': { retention: 'certificate', detail: { chain: 'octets' } },
 

@@ -9,6 +9,7 @@ import { decodeAnswerBlock } from '../../queue/answer-block.ts';
 import { clientRegisterKeys } from '../../queue/client-register.ts';
 import { journalKeys, laneKeys } from '../../queue/keys.ts';
 import type { RedisClient } from '../../queue/redis.ts';
+import { tsuRegisterKeys } from '../../queue/tsu-register.ts';
 import { decodeDrafts } from './draft-block.ts';
 import type { EventDraft } from './events.ts';
 import type { Origin, SourcePositions } from './origin.ts';
@@ -26,6 +27,7 @@ export const journalSources: readonly JournalSource[] = [
   { key: laneKeys('timestamp').journal, decode: (block) => stampEvents(decodeAnswerBlock(block)) },
   { key: journalKeys.events, decode: decodeDrafts },
   { key: clientRegisterKeys.journal, decode: decodeDrafts },
+  { key: tsuRegisterKeys.journal, decode: decodeDrafts },
 ];
 
 /** An event with where it came from. */

@@ -8,7 +8,7 @@ import { isRunning, supervisionFor, until } from './fixtures/supervision.ts';
 const quickStop = { SIGILLO__SHUTDOWN_MS: '1500', SIGILLO__TIMESTAMP__DEADLINE_MS: '500' };
 
 describe('start and stop', () => {
-  test('starts in order, stops gateway, signer, journal and Redis in order, and leaves nothing behind', async (context) => {
+  test('starts in order, stops gateway, lifecycle, signer, journal and Redis in order, and leaves nothing behind', async (context) => {
     const service = await supervisionFor(context).start();
     await service.untilReady();
     assert.match(service.output, /Sigillo is ready/);
@@ -21,7 +21,16 @@ describe('start and stop', () => {
     assert.deepEqual(await service.ended, { code: 0, signal: null });
     assert.deepEqual(
       service.events.filter(({ event }) => event !== 'start').map(({ name, event }) => `${name} ${event}`),
-      ['gateway stop', 'gateway stopped', 'signer stop', 'signer stopped', 'journal stop', 'journal stopped'],
+      [
+        'gateway stop',
+        'gateway stopped',
+        'lifecycle stop',
+        'lifecycle stopped',
+        'signer stop',
+        'signer stopped',
+        'journal stop',
+        'journal stopped',
+      ],
     );
     assert.equal(service.events[0]?.name, 'first-start');
     assert.equal(isRunning(redis), false);
@@ -38,7 +47,16 @@ describe('start and stop', () => {
     assert.deepEqual(await service.ended, { code: 0, signal: null });
     assert.deepEqual(
       service.events.filter(({ event }) => event !== 'start').map(({ name, event }) => `${name} ${event}`),
-      ['gateway stop', 'gateway stopped', 'signer stop', 'signer stopped', 'journal stop', 'journal stopped'],
+      [
+        'gateway stop',
+        'gateway stopped',
+        'lifecycle stop',
+        'lifecycle stopped',
+        'signer stop',
+        'signer stopped',
+        'journal stop',
+        'journal stopped',
+      ],
     );
   });
 
@@ -51,7 +69,7 @@ describe('start and stop', () => {
     assert.ok(performance.now() - startedAt < 4_000);
     assert.deepEqual(
       service.events.filter(({ event }) => event !== 'start').map(({ name, event }) => `${name} ${event}`),
-      ['gateway stop', 'signer stop', 'signer stopped', 'journal stop', 'journal stopped'],
+      ['gateway stop', 'lifecycle stop', 'lifecycle stopped', 'signer stop', 'signer stopped', 'journal stop', 'journal stopped'],
     );
   });
 
@@ -76,7 +94,7 @@ describe('start and stop', () => {
 });
 
 describe('deaths', () => {
-  for (const name of ['journal', 'signer', 'gateway']) {
+  for (const name of ['journal', 'signer', 'lifecycle', 'gateway']) {
     test(`a killed ${name} is started again and counted`, async (context) => {
       const service = await supervisionFor(context).start();
       await service.untilReady();
@@ -129,7 +147,7 @@ describe('deaths', () => {
     const second = await home.start();
     await second.untilReady();
     assert.equal(isRunning(redis), false);
-    assert.equal(second.events.filter(({ event }) => event === 'stopped').length, 3);
+    assert.equal(second.events.filter(({ event }) => event === 'stopped').length, 4);
     // Not one of the new children started before the last of the old ones had ended.
     const order = second.events.map(({ event }) => event);
     assert.ok(order.lastIndexOf('stopped') < second.events.findLastIndex(({ name }) => name === 'first-start'));
@@ -154,7 +172,7 @@ describe('health', () => {
       return answer?.dependencies.some(({ name }) => name === 'signer-dependency') ? answer : undefined;
     });
     assert.equal(readiness.status, 503);
-    assert.match(await service.metrics(), /^fixture_total [1-3]$/m);
+    assert.match(await service.metrics(), /^fixture_total [1-4]$/m);
   });
 });
 

@@ -148,7 +148,7 @@ export interface StartOptions {
   readonly ports?: { readonly port: number; readonly opsPort: number };
 }
 
-type ProcessName = 'redis' | 'journal' | 'signer' | `signer-${number}` | 'gateway' | 'first-start';
+type ProcessName = 'redis' | 'journal' | 'signer' | `signer-${number}` | 'lifecycle' | 'gateway' | 'first-start';
 
 /** One run of the service. */
 export class Service {

@@ -107,7 +107,7 @@ test('a TSU of each algorithm, all under the same CAs', { skip }, async () => {
   assert.match(text, /Public-Key: \(3072 bit\)[\s\S]*Exponent: 65537/);
 });
 
-test('a new TSU is made when the newest has less than seven days left, and the old one stays', { skip }, async () => {
+test('a new TSU is made when none has an hour left, and the old one stays', { skip }, async () => {
   const home = newHome();
   const config = configOf(home);
   const lines: string[] = [];
@@ -117,14 +117,14 @@ test('a new TSU is made when the newest has less than seven days left, and the o
   const limit = privateKeyUsagePeriod(new X509Certificate(readFileSync(join(homePaths(home).pkiFolder, 'tsu-ec-p256-1.pem'))).raw)!
     .notAfter!;
   assert.equal(limit.toISOString(), '2026-02-28T12:00:00.000Z');
-  const before = (days: number): Date => new Date(limit.getTime() - days * 86_400_000);
-  await start(before(7));
+  const before = (hours: number): Date => new Date(limit.getTime() - hours * 3_600_000);
+  await start(before(1));
   assert.deepEqual(tsuFiles(home), ['tsu-ec-p256-1.pem']);
   const first = certificatesOf(home)['tsu-ec-p256-1.pem'];
-  await start(new Date(before(7).getTime() + 1));
+  await start(new Date(before(1).getTime() + 1));
   assert.deepEqual(tsuFiles(home), ['tsu-ec-p256-1.pem', 'tsu-ec-p256-2.pem']);
   assert.equal(certificatesOf(home)['tsu-ec-p256-1.pem'], first);
-  await start(new Date(before(7).getTime() + 2));
+  await start(new Date(before(1).getTime() + 2));
   assert.equal(tsuFiles(home).length, 2);
 });
 

@@ -226,7 +226,7 @@ describe('stop', { skip }, () => {
     context.after(load.abort);
     await load.untilGranted(100);
     const left = folder.processes();
-    assert.equal(left.length, 5, 'supervisor, Redis, journal, signer and gateway');
+    assert.equal(left.length, 6, 'supervisor, Redis, journal, signer, lifecycle and gateway');
     const redis = first.requirePid('redis');
     first.kill('SIGKILL');
     await first.ended;

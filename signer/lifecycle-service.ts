@@ -1,0 +1,168 @@
+/**
+ * The process for the life of timestamping keys: looks at the calendar of each of its tokens at every tick, and does what is due.
+ *
+ * A process of its own, with a module of its own: making a key must not hold up a stamp, and a module that hangs here hangs only here.
+ * Any number of them may run, for the same tokens or for others; BullMQ gives each tick to one, and a lease keeps them apart.
+ * Stamping needs none of them: from when to when a TSU may sign stands in the register.
+ */
+import { hash } from 'node:crypto';
+import { SigilloError } from '../config/errors.ts';
+import { homePaths } from '../config/home.ts';
+import { release } from '../config/release.ts';
+import type { Config } from '../config/schema.ts';
+import { logConnection } from '../observability/connection-log.ts';
+import { JournalRecorder } from '../observability/journal/recorder.ts';
+import { recordStart, recordStop } from '../observability/journal/service-events.ts';
+import { createLifecycleMetrics } from '../observability/lifecycle-metrics.ts';
+import type { Logger } from '../observability/log.ts';
+import type { HealthItem } from '../observability/ops-app.ts';
+import { Lease } from '../queue/lease.ts';
+import { connectRedis, type RedisClient, redisHealth, whenReady } from '../queue/redis.ts';
+import { startTicks, type Ticks } from '../queue/ticks.ts';
+import { readTsus, tokenName, tsuRegisterKeys } from '../queue/tsu-register.ts';
+import { type OpenHsm, openHsm } from './hsm-modules.ts';
+import { type Hsm, type HsmSlot, resolveHsm } from './pkcs11-module.ts';
+import { publishChains } from './published-chains.ts';
+import { TsuFolder } from './tsu-folder.ts';
+import { type Approvals, type CertifyTsu, TsuLifecycle } from './tsu-lifecycle.ts';
+
+export interface LifecycleService {
+  /** Resolves when the tokens have failed for too long: the module must be loaded anew, which takes a new process. */
+  readonly failed: Promise<Error>;
+  metrics(): Promise<unknown>;
+  health(): Promise<readonly HealthItem[]>;
+  /** @param reason for the journal */
+  stop(reason: string): Promise<void>;
+}
+
+/** What bin brings from other rooms. */
+export interface LifecycleParts {
+  /** The embedded timestamp CA; undefined: certificates come from an outside one. */
+  readonly openAuthority: ((module: OpenHsm, hsm: Hsm) => Promise<EmbeddedAuthority>) | undefined;
+  /** Dual control. */
+  readonly approvals: (redis: RedisClient) => Approvals;
+  /** @defaultValue the system's clock */
+  readonly now?: () => Date;
+}
+
+export interface EmbeddedAuthority {
+  readonly certify: CertifyTsu;
+  /** Work of the CA's own, at every tick: its CRL. */
+  readonly keep: (redis: RedisClient, recorder: JournalRecorder) => Promise<void>;
+}
+
+const processName = 'lifecycle';
+const redisPatienceMs = 10_000;
+/** Longer than a step that blocks the process. Who takes over after a death waits so long, which nobody notices. */
+const leaseMs = 120_000;
+/** A token that fails at so many ticks in a row may need its module loaded anew. */
+const failuresMax = 6;
+
+const connect = async (config: Config, name: string, role: 'command' | 'jobs', log: Logger): Promise<RedisClient> => {
+  const client = connectRedis(config, name, role);
+  logConnection(client, name, log);
+  await whenReady(client, redisPatienceMs).catch((cause: Error) => {
+    client.disconnect();
+    throw new SigilloError('REDIS_UNAVAILABLE', cause.message, { cause });
+  });
+  return client;
+};
+
+/** BullMQ takes no colon in a name, and a label may have anything. */
+const queueName = (name: string): string => `keys-${hash('sha256', name, 'hex').slice(0, 16)}`;
+
+/** Runs one thing at a time: a module is not asked to make two keys at once, and two tokens do not choose one name. */
+const oneAtATime = (): (<T>(action: () => Promise<T>) => Promise<T>) => {
+  let last: Promise<unknown> = Promise.resolve();
+  return <T>(action: () => Promise<T>): Promise<T> => {
+    const next = last.then(action, action);
+    last = next.catch(() => undefined);
+    return next;
+  };
+};
+
+/** Starts the process. @throws HSM_*, REDIS_UNAVAILABLE, CERTIFICATE_INVALID */
+export const startLifecycle = async (config: Config, log: Logger, parts: LifecycleParts): Promise<LifecycleService> => {
+  const now = parts.now ?? (() => new Date());
+  const hsm = resolveHsm(config);
+  const module = openHsm(hsm);
+  const slots = hsm.slots.filter(({ purposes }) => purposes.includes('timestamp'));
+  for (const slot of slots) module.login(slot);
+  const authority = await parts.openAuthority?.(module, hsm);
+  const command = await connect(config, processName, 'command', log);
+  const jobs = await connect(config, `${processName}-jobs`, 'jobs', log);
+  const recorder = new JournalRecorder({ redis: command, actor: processName });
+  void recordStart(recorder, command, { process: processName, config, version: release });
+
+  const metrics = createLifecycleMetrics();
+  const folder = new TsuFolder(config);
+  const approvals = parts.approvals(command);
+  const exclusively = oneAtATime();
+  const failed = Promise.withResolvers<Error>();
+  let failures = 0;
+
+  const workOn = async ({ label }: HsmSlot, serial: string): Promise<void> => {
+    const session = module.openSession(label, { readWrite: true });
+    const lease = new Lease(command, { key: tsuRegisterKeys.lease(tokenName(label, serial)), lengthMs: leaseMs });
+    const lifecycle = new TsuLifecycle({
+      config,
+      redis: command,
+      log,
+      token: { label, serial, session },
+      folder,
+      certify: authority?.certify,
+      approvals,
+      lease,
+      publish: () => publishChains({ redis: command, recorder, config }),
+      now,
+      onStep: metrics.step,
+    });
+    try {
+      await lifecycle.work();
+      await authority?.keep(command, recorder);
+    } finally {
+      session.close();
+    }
+    metrics.tsus((await readTsus(command)).tsus, now());
+  };
+  const guarded = async (slot: HsmSlot, serial: string): Promise<void> => {
+    try {
+      await exclusively(() => workOn(slot, serial));
+      failures = 0;
+    } catch (error) {
+      if (error instanceof SigilloError && error.code.startsWith('HSM_')) failures += 1;
+      if (failures === failuresMax) failed.resolve(error as Error);
+      throw error;
+    }
+  };
+
+  const ticks: Ticks[] = [];
+  for (const slot of slots) {
+    const serial = module.findSlot(slot.label).getToken().serialNumber.trim();
+    const onError = (error: Error): void => log.error({ token: slot.label, err: error }, 'tsu: a look at the calendar failed');
+    const name = queueName(tokenName(slot.label, serial));
+    ticks.push(await startTicks({ name, everyMs: config.tsu.tickMs, connection: jobs, work: () => guarded(slot, serial), onError }));
+  }
+  log.info({ tokens: slots.map(({ label }) => label), home: homePaths(config.home).pkiFolder }, 'lifecycle: watching the calendar');
+
+  return {
+    failed: failed.promise,
+    metrics: () => metrics.registry.getMetricsAsJSON(),
+    async health() {
+      return [await redisHealth(command), { name: 'calendar of keys', ok: failures < failuresMax, detail: `${slots.length} tokens` }];
+    },
+    async stop(reason) {
+      await Promise.all(ticks.map((one) => one.close()));
+      recordStop(recorder, processName, reason);
+      await recorder.close();
+      command.disconnect();
+      jobs.disconnect();
+      try {
+        module.close();
+      } catch (error) {
+        // The token is away, and the process ends anyway.
+        log.warn({ err: error }, 'hsm: the module was not finalised');
+      }
+    },
+  };
+};
