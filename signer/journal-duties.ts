@@ -27,6 +27,8 @@ export interface JournalDuties {
   readonly recorder: JournalRecorder;
   /** Whether checkpoints can be signed. */
   readonly keyUp: boolean;
+  /** Publishes the chains of all TSUs that are known. @throws what Redis says */
+  publish(): Promise<void>;
   /** Records the stop and its reason, last of all. */
   stop(reason: string): Promise<void>;
 }
@@ -38,7 +40,8 @@ export interface JournalDutiesOptions {
   readonly command: RedisClient;
   readonly hsm: Hsm;
   readonly module: OpenHsm;
-  readonly tsu: Tsu;
+  /** The TSU that this signer stamps with now. */
+  readonly tsu: () => Tsu | undefined;
 }
 
 /** Says in one line what another Redis than ours must set to keep what is promised. Not fatal: a managed one may do it its own way. */
@@ -74,10 +77,11 @@ export const takeUpJournalDuties = async (options: JournalDutiesOptions): Promis
     origin: config.journal.origin,
     onFailed: (error) => log.error({ err: error }, 'journal: this signer cannot sign checkpoints; stamping goes on'),
   });
+  const publish = (): Promise<void> => publishChains({ redis: command, recorder, config, tsu: tsu() });
   const announce = async (): Promise<void> => {
     const { delivered, tornLines } = await deliverOutbox(homePaths(config.home).journalOutbox, command);
     if (delivered > 0) log.info({ events: delivered, tornLines }, 'journal: events of the set-up are recorded');
-    await publishChains({ redis: command, recorder, config, tsu });
+    await publish();
   };
   await announce();
   // A Redis that comes back may have come back empty.
@@ -93,6 +97,7 @@ export const takeUpJournalDuties = async (options: JournalDutiesOptions): Promis
   });
   return {
     recorder,
+    publish,
     get keyUp() {
       return key.up;
     },

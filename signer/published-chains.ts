@@ -11,15 +11,15 @@ import type { JournalRecorder } from '../observability/journal/recorder.ts';
 import { laneKeys } from '../queue/keys.ts';
 import type { RedisClient } from '../queue/redis.ts';
 import { readTsus } from '../queue/tsu-register.ts';
-import { knownChains } from './configured-tsu.ts';
 import type { Tsu } from './stamp-task.ts';
+import { TsuFolder } from './tsu-folder.ts';
 
 export interface ChainPublisher {
   readonly redis: RedisClient;
   readonly recorder: Pick<JournalRecorder, 'recordNow'>;
   readonly config: Config;
   /** The TSU that this signer stamps with. */
-  readonly tsu?: Tsu;
+  readonly tsu?: Tsu | undefined;
 }
 
 const digestOf = (certificate: X509Certificate): string => certificate.fingerprint256.replaceAll(':', '').toLowerCase();
@@ -47,7 +47,7 @@ const registeredChains = async (redis: RedisClient): Promise<X509Certificate[][]
 export const publishChains = async (publisher: ChainPublisher): Promise<void> => {
   const { redis, config } = publisher;
   const keys = laneKeys('timestamp');
-  const chains = [...knownChains(config), ...(await registeredChains(redis))];
+  const chains = [...new TsuFolder(config).chains().map(({ chain }) => [...chain]), ...(await registeredChains(redis))];
   const fields = chains.flat().flatMap((certificate) => [digestOf(certificate), certificate.toString()]);
   await redis.hset(keys.certificates, ...fields);
   const published = new Set(await redis.hkeys(keys.chains));

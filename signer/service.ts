@@ -2,7 +2,7 @@
  * The signer: owns the PKCS#11 module for its process, proves its key, and answers the timestamp lane with a pool of
  * worker threads. Without its key it does not start; without Redis it waits; what it has read it answers before it stops.
  */
-import { randomBytes, X509Certificate } from 'node:crypto';
+import { randomBytes } from 'node:crypto';
 import { availableParallelism, hostname } from 'node:os';
 import { setTimeout as delay } from 'node:timers/promises';
 import { SigilloError } from '../config/errors.ts';
@@ -18,16 +18,15 @@ import { connectRedis, type RedisClient, redisHealth, whenReady } from '../queue
 import { monotonicMs } from '../queue/redis-clock.ts';
 import { createCallMemory } from './call-watch.ts';
 import { watchClock } from './clock-watch.ts';
-import { configuredTsu } from './configured-tsu.ts';
 import { type OpenHsm, openHsm } from './hsm-modules.ts';
 import { takeUpJournalDuties } from './journal-duties.ts';
 import { type HsmSlot, resolveHsm, slotForPurpose } from './pkcs11-module.ts';
 import { createPaceMemory } from './session-pace.ts';
-import { createTsuMemory } from './shared-tsus.ts';
+import { createTsuMemory, writeTsus } from './shared-tsus.ts';
+import { SlotTsus } from './slot-tsus.ts';
 import { createFailureLog } from './stamp-failures.ts';
-import type { StampedBatch, Tsu } from './stamp-task.ts';
+import type { StampedBatch, StampWorkerData, Tsu } from './stamp-task.ts';
 import { StampingPool } from './stamping-pool.ts';
-import { findKey, selfTest } from './token-keys.ts';
 
 export interface SignerService {
   /** Resolves when the token has failed: the module must be initialised anew, which takes a new process. */
@@ -40,6 +39,9 @@ export interface SignerService {
 
 /** How long a start waits for Redis before it fails, and the supervisor tries again. */
 const redisPatienceMs = 10_000;
+/** How soon a TSU that is compromised stamps no more. A look is one GET. */
+const followEveryMs = 250;
+const firstTsuMsMax = 60_000;
 /** Redis may be away as well; then others claim the entries when this signer's last sign of life is old enough. */
 const abandonMsMax = 500;
 /** Sessions of a slot whose configuration names none: about 30 operations in flight is what network HSMs make the most of. */
@@ -48,18 +50,6 @@ const defaultSessions = 32;
 /** Sessions for stamping: one TSU has one in each thread, and around a change of keys there are two; one is the login's. */
 const sessionsFor = (limit: number | undefined, wanted: number): number =>
   limit === undefined ? wanted : Math.max(1, Math.min(wanted, Math.floor((limit - 1) / 2)));
-
-/** Finds key and certificate in the token and lets the key prove itself. @throws HSM_KEY_MISSING, HSM_KEY_MISMATCH, HSM_SELFTEST_FAILED */
-const proveTsu = (module: OpenHsm, tsu: Tsu): void => {
-  const session = module.openSession(tsu.tokenLabel, { readWrite: false });
-  try {
-    const key = findKey(session, tsu.keyLabel, tsu.scheme);
-    if (key === undefined) throw new SigilloError('HSM_KEY_MISSING', `key ${tsu.keyLabel} in token ${tsu.tokenLabel}`);
-    selfTest(key, new X509Certificate(tsu.chain[0] as Uint8Array), tsu.signatureDigest);
-  } finally {
-    session.close();
-  }
-};
 
 const connect = async (config: Config, name: string, role: 'command' | 'blocking', log: Logger): Promise<RedisClient> => {
   const client = connectRedis(config, name, role);
@@ -108,8 +98,7 @@ const startPool = (
   config: Config,
   slot: HsmSlot,
   module: OpenHsm,
-  tsus: readonly Tsu[],
-  clockMemory: SharedArrayBuffer,
+  { tsuMemory, clockMemory }: Pick<StampWorkerData, 'tsuMemory' | 'clockMemory'>,
 ): Promise<StampingPool> => {
   const embedded = config.hsm.mode === 'embedded';
   const threads = config.signer.workers ?? availableParallelism();
@@ -119,7 +108,7 @@ const startPool = (
       modulePath: slot.modulePath,
       slot: handle,
       node: hostname().slice(0, 64),
-      tsuMemory: createTsuMemory(tsus),
+      tsuMemory,
       timestamp: config.timestamp,
       time: config.time,
       clockMemory,
@@ -134,6 +123,46 @@ const startPool = (
   });
 };
 
+/** A slot without a TSU, as a new one is, waits for its first: no signer, no readiness. @throws TSU_NONE_ACTIVE when there is none in time */
+const firstTsus = async (slotTsus: SlotTsus, slot: HsmSlot): Promise<readonly Tsu[]> => {
+  const until = monotonicMs() + firstTsuMsMax;
+  for (;;) {
+    const tsus = await slotTsus.look(Date.now());
+    if (tsus?.some(({ activeFromMs }) => activeFromMs <= Date.now())) return tsus;
+    if (monotonicMs() > until) throw new SigilloError('TSU_NONE_ACTIVE', `token ${slot.label}`);
+    await delay(followEveryMs);
+  }
+};
+
+interface TsuFollower {
+  /** Resolves when there is no TSU left that may stamp, or the token fails: the slot is of no use then. */
+  readonly failed: Promise<SigilloError>;
+  stop(): void;
+}
+
+/** Takes over what the register says, within `followEveryMs`. While Redis is away, what was known holds: each key knows its own end. */
+const followTsus = (slotTsus: SlotTsus, log: Logger, take: (tsus: readonly Tsu[]) => Promise<void>): TsuFollower => {
+  const stopping = new AbortController();
+  const failed = Promise.withResolvers<SigilloError>();
+  const look = async (): Promise<void> => {
+    const tsus = await slotTsus.look(Date.now());
+    if (tsus === undefined) return;
+    if (tsus.length === 0) throw new SigilloError('TSU_NONE_ACTIVE', 'the register has none for this slot any more');
+    await take(tsus);
+  };
+  const follow = async (): Promise<void> => {
+    while (!stopping.signal.aborted) {
+      await delay(followEveryMs, undefined, { signal: stopping.signal }).catch(() => undefined); // its end by the stop
+      await look().catch((error: unknown) => {
+        if (error instanceof SigilloError && /^(HSM_|TSU_)/.test(error.code)) failed.resolve(error);
+        else log.warn({ err: error }, 'signer: the register of TSUs cannot be read; what was known holds');
+      });
+    }
+  };
+  void follow();
+  return { failed: failed.promise, stop: () => stopping.abort() };
+};
+
 export interface SignerOptions {
   /** Token label of the slot that it stamps with. @defaultValue the first with the purpose timestamp */
   readonly slot?: string | undefined;
@@ -143,18 +172,20 @@ export interface SignerOptions {
 export const startSigner = async (config: Config, log: Logger, options: SignerOptions = {}): Promise<SignerService> => {
   const hsm = resolveHsm(config);
   const slot = slotForPurpose(hsm, 'timestamp', options.slot);
-  const tsu = configuredTsu(config, slot.label);
   const module = openHsm(hsm);
   module.login(slot);
-  proveTsu(module, tsu);
 
   const command = await connect(config, 'signer', 'command', log);
   const blocking = await connect(config, 'signer-reader', 'blocking', log);
-  const journal = await takeUpJournalDuties({ config, log, command, hsm, module, tsu });
+  const slotTsus = new SlotTsus({ config, redis: command, module, slot, log });
+  let tsus = await firstTsus(slotTsus, slot);
+  const current = (): Tsu | undefined => tsus.find(({ activeFromMs }) => activeFromMs <= Date.now());
+  const journal = await takeUpJournalDuties({ config, log, command, hsm, module, tsu: current });
 
   const clock = watchClock({ time: config.time, log, recorder: journal.recorder });
   const signerId = `${hostname()}-${process.pid}-${randomBytes(4).toString('hex')}`;
-  const pool = await startPool(config, slot, module, [tsu], clock.memory);
+  const tsuMemory = createTsuMemory(tsus);
+  const pool = await startPool(config, slot, module, { tsuMemory, clockMemory: clock.memory });
   let responder: LaneResponder | undefined;
   const metrics = createSignerMetrics({
     slot: slot.label,
@@ -185,7 +216,7 @@ export const startSigner = async (config: Config, log: Logger, options: SignerOp
       },
     },
   });
-  log.info({ slot: slot.label, tsu: tsu.id, key: tsu.keyLabel, threads: pool.threads }, 'signer: stamping');
+  log.info({ slot: slot.label, tsu: current()?.id, key: current()?.keyLabel, threads: pool.threads }, 'signer: stamping');
   const lane = responder;
   let failure: Error | undefined;
 
@@ -200,14 +231,24 @@ export const startSigner = async (config: Config, log: Logger, options: SignerOp
     return error;
   };
 
+  const follower = followTsus(slotTsus, log, async (next) => {
+    // Gateways must have the chain before a client can get a token with it.
+    await journal.publish();
+    tsus = next;
+    writeTsus(tsuMemory, tsus);
+    pool.look();
+    log.info({ slot: slot.label, tsus: tsus.map(({ keyLabel }) => keyLabel) }, 'signer: other TSUs');
+  });
+
   return {
-    failed: pool.failed.then(abandon),
+    failed: Promise.race([pool.failed, follower.failed]).then(abandon),
     metrics: () => metrics.registry.getMetricsAsJSON(),
     async health() {
-      const detail = failure === undefined ? `${pool.threads} sessions, key ${tsu.keyLabel}` : failure.message;
+      const detail = failure === undefined ? `${pool.atOnce} at once, key ${current()?.keyLabel ?? 'none'}` : failure.message;
       return [await redisHealth(command), { name: `token ${slot.label}`, ok: failure === undefined, detail }, clock.health()];
     },
     async stop(reason) {
+      follower.stop();
       if (failure === undefined) {
         await lane.close();
         await pool.close();
