@@ -135,7 +135,7 @@ export class TsuLifecycle {
         const { steps, version } = await this.#due(filled);
         const open = steps.filter((step) => !failed.has(stepKey(step)));
         if (open.length === 0) break;
-        for (const step of open) if ((await this.#try(step, version)) !== 'done') failed.add(stepKey(step));
+        for (const step of open) if (!(await this.#try(step, version))) failed.add(stepKey(step));
       }
       this.#save(await this.#records());
       return true;
@@ -185,28 +185,32 @@ export class TsuLifecycle {
     return hasRoom;
   }
 
-  async #try(step: TsuStep, version: string): Promise<'done' | 'waiting' | 'failed'> {
+  /** @returns false when it is not to be tried again at this tick */
+  async #try(step: TsuStep, version: string): Promise<boolean> {
     const { log, onStep, token, lease } = this.#options;
     let outcome: 'done' | 'waiting' | 'failed';
     try {
       // A step before may have taken long: making a key of RSA 4096 blocks this process for up to a minute.
-      if (!(await lease.acquire())) return 'waiting';
-      outcome = (await this.#carryOut(step, version)) ? 'done' : 'waiting';
+      if (!(await lease.acquire())) return false;
+      const done = await this.#carryOut(step, version);
+      // What it was decided by has changed meanwhile, as by the step before: the next look decides anew.
+      if (done === 'overtaken') return true;
+      outcome = done ? 'done' : 'waiting';
       if (outcome === 'done') log.info({ token: token.label, ...describe(step) }, `tsu: ${step.kind}`);
     } catch (error) {
       outcome = 'failed';
       log.error({ token: token.label, err: error, ...describe(step) }, `tsu: ${step.kind} failed; it is tried again`);
     }
     onStep?.(step.kind, outcome);
-    return outcome;
+    return outcome === 'done';
   }
 
   /** @returns false while operators have not agreed */
-  async #carryOut(step: TsuStep, version: string): Promise<boolean> {
+  async #carryOut(step: TsuStep, version: string): Promise<boolean | 'overtaken'> {
     switch (step.kind) {
       case 'generate': {
         const plan = await this.#plan(version);
-        return plan !== undefined && this.#generate(plan);
+        return plan === undefined ? 'overtaken' : this.#generate(plan);
       }
       case 'certify':
         return this.#certify(step.record, step.use);

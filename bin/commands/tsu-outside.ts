@@ -20,6 +20,7 @@ import {
   type SubjectAttribute,
 } from '../../pki/certification-request.ts';
 import { samePublicKey } from '../../pki/public-key.ts';
+import { tsuProfileFault } from '../../pki/tsu-profile.ts';
 import { Lease } from '../../queue/lease.ts';
 import type { RedisClient } from '../../queue/redis.ts';
 import { changeTsu, readTsus, type TsuChange, type TsuRecord, tokenName, tsuRegisterKeys } from '../../queue/tsu-register.ts';
@@ -27,11 +28,11 @@ import { createApprovals } from '../../signer/dual-control.ts';
 import { type OpenHsm, openHsm } from '../../signer/hsm-modules.ts';
 import { resolveHsm, slotForPurpose } from '../../signer/pkcs11-module.ts';
 import { findKey, selfTest, type TokenKey } from '../../signer/token-keys.ts';
-import { chainOctets, TsuFolder, tsuId, useOfCertificate } from '../../signer/tsu-folder.ts';
+import { chainOctets, isUnreadable, TsuFolder, tsuId, useOfCertificate } from '../../signer/tsu-folder.ts';
 import { TsuLifecycle } from '../../signer/tsu-lifecycle.ts';
 import { checkPath, hasTimeStampingUsage, readCertificates } from '../installed-tsu.ts';
 import { operatorName } from './operator.ts';
-import { withRegister } from './tsu.ts';
+import { awaitThat, withRegister } from './tsu.ts';
 
 const leaseMs = 120_000;
 const operator = { role: 'operator', actor: operatorName() } as const;
@@ -84,7 +85,8 @@ const makeKey = async (redis: RedisClient, config: Config, { module, label, seri
   const now = (): Date => new Date();
   const session = module.openSession(label, { readWrite: true });
   const lease = new Lease(redis, { key: tsuRegisterKeys.lease(tokenName(label, serial)), lengthMs: leaseMs });
-  if (!(await lease.acquire())) throw new SigilloError('TSU_STATE', 'Another process works on this token; try again in a moment.');
+  const got = await awaitThat(leaseMs / 1_000, async () => ((await lease.acquire()) ? true : undefined));
+  if (got === undefined) throw new SigilloError('TSU_STATE', 'Another process works on this token all the time.');
   try {
     const approvals = createApprovals({ config, redis, log, now, by: operator });
     const lifecycle = new TsuLifecycle({
@@ -155,6 +157,16 @@ const recordFor = (tsus: readonly TsuRecord[], certificate: X509Certificate): Ts
   throw new SigilloError('TSU_STATE', `${record.keyLabel} is ${record.state}: a key has one certificate.`);
 };
 
+/** When the key may be used last, as the certificate says; undefined when it says it in another form than RFC 5280's. */
+const endOfUse = (certificate: X509Certificate): Date | undefined => {
+  try {
+    return useOfCertificate(certificate).until;
+  } catch (error) {
+    if (isUnreadable(error)) return undefined;
+    throw error;
+  }
+};
+
 /** Key, purpose, time of use, chain and profile of a certificate that came from outside. @throws CERTIFICATE_INVALID */
 const checkCertificate = async (
   file: string,
@@ -168,13 +180,12 @@ const checkCertificate = async (
   };
   if (config.trust.rootsFile === undefined) return refuse('trust.rootsFile must name the roots that it leads to');
   if (!hasTimeStampingUsage(certificate)) refuse('the first certificate must have timeStamping as its only, critical extended key usage');
-  if (certificate.ca) refuse('the first certificate is that of a CA');
   if (now < certificate.validFromDate) refuse(`it is valid from ${certificate.validFromDate.toISOString()}; check the clock`);
   if (now >= certificate.validToDate) refuse(`it has expired at ${certificate.validToDate.toISOString()}`);
-  const { until } = useOfCertificate(certificate);
+  const until = endOfUse(certificate);
+  if (until === undefined) return refuse('its privateKeyUsagePeriod cannot be read');
   if (until <= now) refuse(`its key may not be used after ${until.toISOString()}`);
-  const { keyUsageFault } = await import('../../pki/tsu-profile.ts');
-  const fault = keyUsageFault(certificate.raw);
+  const fault = tsuProfileFault(certificate.raw);
   if (fault !== undefined) refuse(fault);
   await checkPath(file, chain, readCertificates(config.trust.rootsFile), now);
 };

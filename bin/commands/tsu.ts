@@ -34,7 +34,7 @@ export const withRegister = async <T>(action: (redis: RedisClient, config: Confi
 };
 
 /** Polls until something is there, or the time is over. */
-const awaitThat = async <T>(seconds: number, look: () => Promise<T | undefined>): Promise<T | undefined> => {
+export const awaitThat = async <T>(seconds: number, look: () => Promise<T | undefined>): Promise<T | undefined> => {
   const end = performance.now() + seconds * 1_000;
   for (;;) {
     const found = await look();
