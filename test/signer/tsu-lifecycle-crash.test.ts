@@ -9,7 +9,8 @@ import { homePaths } from '../../config/home.ts';
 import type { Config } from '../../config/schema.ts';
 import { laneKeys } from '../../queue/keys.ts';
 import { readKeyPlans, readTsus, type TsuRecord, tsuRegisterKeys } from '../../queue/tsu-register.ts';
-import { openModule, resolveHsm, slotForPurpose } from '../../signer/pkcs11-module.ts';
+import { openHsm } from '../../signer/hsm-modules.ts';
+import { resolveHsm, slotForPurpose } from '../../signer/pkcs11-module.ts';
 import { keyState } from '../../signer/token-keys.ts';
 import { mayStamp } from '../../signer/tsu-calendar.ts';
 import { waitingEvents } from '../support/clients.ts';
@@ -51,7 +52,7 @@ describe('a process that is killed between any two steps', { skip: withoutSofths
   /** What the token holds of these keys. */
   const inToken = (labels: readonly string[]): Map<string, string> => {
     const hsm = resolveHsm(config);
-    const module = openModule(hsm);
+    const module = openHsm(hsm);
     try {
       const slot = slotForPurpose(hsm, 'timestamp');
       module.login(slot);
