@@ -6,8 +6,8 @@
  */
 import type { X509Certificate } from 'node:crypto';
 import { existsSync, readFileSync } from 'node:fs';
-import { type Crl, issueCrl, type RevokedCertificate, readCrl } from '../authority/crl.ts';
-import { type CertificateSigner, issueCertificate } from '../authority/issue.ts';
+import type { Crl, RevokedCertificate } from '../authority/crl.ts';
+import type { CertificateSigner } from '../authority/issue.ts';
 import { writeFileAtomic } from '../config/atomic-file.ts';
 import { SigilloError } from '../config/errors.ts';
 import { homePaths } from '../config/home.ts';
@@ -23,6 +23,10 @@ import { type Hsm, slotForPurpose } from '../signer/pkcs11-module.ts';
 import { findKey } from '../signer/token-keys.ts';
 import { certificateOf } from '../signer/tsu-folder.ts';
 import { caKeyLabels, caScheme, readChain } from './demonstration-pki.ts';
+
+/** pkijs costs 60 ms to load, which a start need not wait for. */
+const loadCrls = (): Promise<typeof import('../authority/crl.ts')> => import('../authority/crl.ts');
+const loadIssuing = (): Promise<typeof import('../authority/issue.ts')> => import('../authority/issue.ts');
 
 const leaseMs = 30_000;
 const minuteMs = 60_000;
@@ -49,7 +53,17 @@ interface AuthorityContext {
   /** Runs an action with the CA's key. */
   readonly withKey: <T>(action: (signer: CertificateSigner) => Promise<T>) => Promise<T>;
   readonly now: () => Date;
+  /** Reads a list; the last one that was read is remembered. */
+  readonly readLast: (der: Uint8Array) => Promise<Crl>;
 }
+
+const rememberingReader = (): AuthorityContext['readLast'] => {
+  let known: { readonly der: Buffer; readonly crl: Crl } | undefined;
+  return async (der) => {
+    if (known === undefined || !known.der.equals(der)) known = { der: Buffer.from(der), crl: (await loadCrls()).readCrl(der) };
+    return known.crl;
+  };
+};
 
 /** The newest list, from Redis or the home folder. */
 const lastCrl = async ({ config }: AuthorityContext, redis: RedisClient): Promise<{ der: Uint8Array; inRedis: boolean } | undefined> => {
@@ -67,6 +81,7 @@ const publishCrl = async (
   added: readonly RevokedCertificate[],
 ): Promise<void> => {
   const { config, ca, withKey } = context;
+  const { issueCrl } = await loadCrls();
   const der = await withKey((signer) => issueCrl({ signer, issuer: ca, ...crl }));
   const issuer = ca.subject.replaceAll('\n', ', ');
   // Told before it is shown: interrupted in between, it is told again with the next number.
@@ -82,7 +97,7 @@ const publishCrl = async (
 const keepCrl = async (context: AuthorityContext, redis: RedisClient, recorder: JournalRecorder): Promise<void> => {
   const { config, ca, now } = context;
   const last = await lastCrl(context, redis);
-  const read = last === undefined ? undefined : readCrl(last.der);
+  const read = last === undefined ? undefined : await context.readLast(last.der);
   const revoked = revokedNow(read, (await readTsus(redis)).tsus, ca);
   const added = revoked.slice(read?.revoked.length ?? 0);
   const at = now();
@@ -120,9 +135,11 @@ export const openEmbeddedAuthority = async (
     }
     return action(key).finally(() => session.close());
   };
+  const readLast = rememberingReader();
   return {
     certify: ({ spki, use, validityYears, now: at }) =>
       withKey(async (signer) => {
+        const { issueCertificate } = await loadIssuing();
         const issuer = { signer, certificate: ca };
         return [await issueCertificate({ kind: 'tsu', spki, issuer, now: at, use, validityYears }), ca];
       }),
@@ -130,7 +147,7 @@ export const openEmbeddedAuthority = async (
       const lease = new Lease(redis, { key: tsuRegisterKeys.lease('timestamp-ca'), lengthMs: leaseMs });
       if (!(await lease.acquire())) return;
       try {
-        await keepCrl({ config, ca, withKey, now }, redis, recorder);
+        await keepCrl({ config, ca, withKey, now, readLast }, redis, recorder);
       } finally {
         await lease.release().catch(() => undefined); // best effort: it ends by itself
       }

@@ -257,7 +257,9 @@ export const compromiseCommand = (name: string, options: CompromiseOptions): Pro
       (current) => (current.compromised === undefined ? [{ kind: 'compromised', reason, record: { ...current, compromised } }] : []),
       tell,
     );
-    print(`${record.keyLabel} (${id.slice(0, 12)}) is compromised since ${record.compromised?.at}. No signer stamps with it any more.\n`);
+    print(
+      `${record.keyLabel} (${id.slice(0, 12)}) is compromised since ${record.compromised?.at}. Signers drop it at their next look at the register.\n`,
+    );
     const certificate = certificateOf(record);
     let published = true;
     if (certificate !== undefined && config.timestamp.tsu.source === 'demonstration') {

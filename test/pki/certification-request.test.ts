@@ -50,10 +50,8 @@ for (const algorithm of ['ec-p256', 'ec-p384', 'rsa-2048', 'rsa-pss-2048']) {
       join(folder.path, 'broken.csr'),
       certificationRequestPem(certificationRequest(info, scheme, digest, Buffer.alloc(signature.length, 1))),
     );
-    assert.throws(
-      () => openssl('req', '-verify', '-in', join(folder.path, 'broken.csr'), '-noout'),
-      /verify failure|Signature did not match/i,
-    );
+    // What it says of a signature that is none differs with its version and the algorithm.
+    assert.throws(() => openssl('req', '-verify', '-in', join(folder.path, 'broken.csr'), '-noout'), /verif/i);
   });
 }
 

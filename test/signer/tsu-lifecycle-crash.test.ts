@@ -20,6 +20,8 @@ import { configOf, type Finished, finished, temporaryFolder, withoutSofthsm } fr
 const day = 86_400_000;
 const start = Date.parse('2026-11-22T10:00:00Z');
 const every = process.env['TEST_LONG'] === undefined ? 5 : 1;
+/** A short life: some hundred of them fit into that of the timestamp CA. */
+const tsu = { usageMsMax: day, leadDays: 0.1, switchDays: 0.01, graceDays: 1 };
 /** More steps than a look has; the test ends where the count does. */
 const stepsMax = 200;
 
@@ -32,7 +34,7 @@ describe('a process that is killed between any two steps', { skip: withoutSofths
   before(async () => {
     server = await startTestRedis();
     redis = server.connect();
-    config = configOf(folder.path, { timestamp: { algorithm: 'ec-p256' } });
+    config = configOf(folder.path, { tsu });
     await firstStart(config, () => undefined, { now: () => new Date(start) });
   });
   after(async () => {
@@ -43,7 +45,13 @@ describe('a process that is killed between any two steps', { skip: withoutSofths
   const look = (now: Date, kill?: { at: number; when: 'before' | 'after' }): Promise<Finished> => {
     const own = Object.entries(process.env).filter(([name]) => !name.startsWith('SIGILLO_') && name !== 'NODE_TEST_CONTEXT');
     const preload = kill === undefined ? [] : ['--import', join(import.meta.dirname, '../support/kill-at-step.mjs')];
-    const env = { ...Object.fromEntries(own), SIGILLO_HOME: folder.path, LOOK_AT: now.toISOString(), LOOK_REDIS: server.socket };
+    const env = {
+      ...Object.fromEntries(own),
+      SIGILLO_HOME: folder.path,
+      LOOK_AT: now.toISOString(),
+      LOOK_REDIS: server.socket,
+      SIGILLO__TSU: JSON.stringify(tsu),
+    };
     const killed = kill === undefined ? {} : { KILL_AT: String(kill.at), KILL_WHEN: kill.when };
     const program = join(import.meta.dirname, 'fixtures/look-once.ts');
     return finished(spawn(process.execPath, [...preload, program], { env: { ...env, ...killed }, stdio: ['ignore', 'pipe', 'pipe'] }));
@@ -93,7 +101,7 @@ describe('a process that is killed between any two steps', { skip: withoutSofths
     let killed = 0;
     for (let at = 1; at <= stepsMax; at += every) {
       // Whole lives pass: one is retired, another one made and begun, the one before destroyed.
-      now = new Date(now.getTime() + 100 * day);
+      now = new Date(now.getTime() + 3 * day);
       const when = at % 2 === 0 ? 'before' : 'after';
       const { signal, code, stderr } = await look(now, { at, when });
       if (signal === null) {

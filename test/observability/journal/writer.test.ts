@@ -532,7 +532,7 @@ describe('the writer of the journal', { skip: redisServerMissing() }, () => {
     const writer = await start();
     await until('it is spooled', () => writer.head.size === 5);
     storeAway = false;
-    await untilStored(5);
+    await until('the store is back', () => !writer.storeDown && writer.unshipped === 0);
     await answer(1);
     await untilStored(6);
     await until('the spool is empty', async () => (await Spool.open(spoolFolder, 1_000_000)).blocks.length === 0);
