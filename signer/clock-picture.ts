@@ -21,10 +21,15 @@ const why: Readonly<Record<ClockRefusal, string>> = {
 
 const proofText = ({ proof, servers, quorum }: ClockStanding): string => {
   if (proof === undefined) return `0 of ${servers.length} time servers agree, ${quorum} must`;
-  const { offsetMs, distanceMs, ageMs, agreed } = proof;
-  const error = (Math.abs(offsetMs) + distanceMs).toFixed(3);
-  return `${agreed.length} of ${servers.length} time servers agreed ${(ageMs / 1_000).toFixed(1)} s ago: offset ${signed(offsetMs)} ms, error at most ${error} ms`;
+  const { offsetMs, errorMs, ageMs, agreed } = proof;
+  const who = `${agreed.length} of ${servers.length} time servers agreed ${(ageMs / 1_000).toFixed(1)} s ago`;
+  return `${who}: offset ${signed(offsetMs)} ms, error at most ${errorMs.toFixed(3)} ms`;
 };
+
+const leapText = ({ leapWindow }: ClockStanding): string =>
+  leapWindow === undefined
+    ? ''
+    : `a leap second is announced: no stamps from ${new Date(leapWindow.fromMs).toISOString()} to ${new Date(leapWindow.untilMs).toISOString()}`;
 
 /** The item of /readyz. */
 export const describeClock = (reading: ClockReading, standing: ClockStanding | undefined): HealthItem => {
@@ -34,7 +39,7 @@ export const describeClock = (reading: ClockReading, standing: ClockStanding | u
   const lacking = ok && standing.lastRound === 'noQuorum' ? 'without a quorum now; ' : '';
   const recovering = !ok && standing.goodRounds > 0 ? `; ${standing.goodRounds} good rounds since` : '';
   const bad = standing.servers.filter(({ condition }) => condition !== 'good').map(({ name, condition }) => `${name}: ${condition}`);
-  const parts = [stopped, `${lacking}${proofText(standing)}${recovering}`, bad.join(', ')];
+  const parts = [stopped, `${lacking}${proofText(standing)}${recovering}`, leapText(standing), bad.join(', ')];
   return { name: 'clock', ok, detail: parts.filter((part) => part !== '').join('; ') };
 };
 

@@ -34,9 +34,9 @@ export interface ClockVerifierOptions {
 export interface ClockStanding {
   readonly verdict: ClockVerdict;
   readonly goodRounds: number;
-  /** Of the last round with a quorum; milliseconds. */
+  /** Of the last round with a quorum, milliseconds: UTC less the system clock, how far that clock can be from UTC now, who agreed. */
   readonly proof:
-    | { readonly offsetMs: number; readonly distanceMs: number; readonly ageMs: number; readonly agreed: readonly string[] }
+    | { readonly offsetMs: number; readonly errorMs: number; readonly ageMs: number; readonly agreed: readonly string[] }
     | undefined;
   /** Agreeing servers that are needed. */
   readonly quorum: number;
@@ -97,14 +97,11 @@ export class ClockVerifier {
 
   get standing(): ClockStanding {
     const agreed = this.#agreed;
-    const { distanceMs, provedAtMs } = this.#proof;
+    const ageMs = this.#options.clocks.monotonicMs() - this.#proof.provedAtMs;
     return {
       verdict: this.#trust.verdict,
       goodRounds: this.#trust.goodRounds,
-      proof:
-        agreed === undefined
-          ? undefined
-          : { offsetMs: this.#offsetMs, distanceMs, ageMs: this.#options.clocks.monotonicMs() - provedAtMs, agreed },
+      proof: agreed && { offsetMs: this.#offsetMs, errorMs: this.#errorMs, ageMs, agreed },
       quorum: quorumOf(this.#options.time),
       leapWindow: this.#leapWindow,
       lastRound: this.#lastRound,
@@ -114,7 +111,7 @@ export class ClockVerifier {
   }
 
   /** Milliseconds to the next round, as things stand. */
-  get pauseMs(): number {
+  get #pauseMs(): number {
     const { pollMs } = this.#options.time;
     if (this.#quickRounds > 0 && this.#quickRounds <= quickRoundsMax) return Math.min(quickMs, pollMs);
     // A little apart each time: not in step with all the other clients of a server.
@@ -138,7 +135,11 @@ export class ClockVerifier {
     if (leapIsOver || this.#isInWindow(wallMs)) this.#lose('leap');
     else if (hasStepped || this.#isSettling()) this.#lose('stepped');
     else if (reading.kind === 'unavailable' && this.#trust.verdict === 'trusted') {
-      if (reading.reason === 'offset' || reading.reason === 'uncertain' || reading.reason === 'noQuorum') this.#lose(reading.reason);
+      const { reason } = reading;
+      if (reason === 'offset' || reason === 'uncertain' || reason === 'noQuorum') {
+        this.#offsetMs = this.#proof.utcMs + clocks.monotonicMs() - wallMs;
+        this.#lose(reason);
+      }
     }
     this.#publish();
   }
@@ -171,6 +172,12 @@ export class ClockVerifier {
     if (before.verdict !== this.#trust.verdict) this.#tellLoss();
     this.#publish();
     this.#options.onRound();
+  }
+
+  get #errorMs(): number {
+    const { distanceMs, provedAtMs } = this.#proof;
+    const { clocks, time } = this.#options;
+    return Math.abs(this.#offsetMs) + agedDistanceMs({ distanceMs, takenAtMs: provedAtMs }, clocks.monotonicMs(), time.driftPpm);
   }
 
   get #trustOptions() {
@@ -233,9 +240,9 @@ export class ClockVerifier {
     const { verdict } = this.#trust;
     this.#quickRounds = 0;
     const { onAnomaly, time } = this.#options;
-    const measured = `offset ${signed(this.#offsetMs)} ms, error at most ${(Math.abs(this.#offsetMs) + this.#proof.distanceMs).toFixed(3)} ms`;
+    const measured = `offset ${signed(this.#offsetMs)} ms, error at most ${this.#errorMs.toFixed(3)} ms`;
     if (verdict === 'offset' || verdict === 'uncertain') onAnomaly(verdict, measured);
-    if (verdict === 'noQuorum') onAnomaly('quorumLost', `none for ${time.holdoverMs} ms; before, ${measured}`);
+    if (verdict === 'noQuorum') onAnomaly('quorumLost', `none for ${time.holdoverMs} ms; ${measured}`);
   }
 
   #publish(): void {
@@ -252,7 +259,7 @@ export class ClockVerifier {
         if (this.#stopped.signal.aborted) return;
         const isQuiet = this.#trust.verdict === 'trusted' && this.#lastRound === 'good';
         this.#quickRounds = isQuiet ? 0 : this.#quickRounds + 1;
-        this.#schedule(this.pauseMs);
+        this.#schedule(this.#pauseMs);
       });
     }, delayMs);
   }

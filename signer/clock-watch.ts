@@ -48,8 +48,8 @@ const micros = (ms: number): number => Math.round(ms * 1_000);
 const stateDetail = (verifier: ClockVerifier | undefined) => {
   const proof = verifier?.standing.proof;
   if (proof === undefined) return { offsetMicros: undefined, errorMicros: undefined, agreed: undefined };
-  const { offsetMs, distanceMs, agreed } = proof;
-  return { offsetMicros: String(micros(offsetMs)), errorMicros: micros(Math.abs(offsetMs) + distanceMs), agreed: agreed.join(' ') };
+  const { offsetMs, errorMs, agreed } = proof;
+  return { offsetMicros: String(micros(offsetMs)), errorMicros: micros(errorMs), agreed: agreed.join(' ') };
 };
 
 /** Starts the watch; the state that it finds is the first change, from `unknown`. */

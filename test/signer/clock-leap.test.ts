@@ -58,6 +58,7 @@ describe('a leap second', () => {
 
   test('announced by the majority: told once, refused around it, resumed after good rounds', async () => {
     assert.deepEqual(await announce(), ['leapAnnounced insert at the end of 2026-12-31', 'stepped -> trusted']);
+    assert.match(world.watch.health().detail, /no stamps from 2026-12-31T23:59:58\.\d+Z to 2027-01-01T00:00:01\.\d+Z$/);
     goTo(midnight - 1_700);
     assert.equal(world.reading, 'trusted');
     goTo(midnight - 1_500);

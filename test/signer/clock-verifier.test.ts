@@ -114,10 +114,7 @@ describe('a clock that time servers watch', () => {
     assert.equal(world.reading, 'trusted');
     world.pass(1);
     assert.equal(world.reading, 'noQuorum', 'the very stamp after it');
-    assert.deepEqual(world.look(), [
-      'quorumLost none for 60000 ms; before, offset +0.000 ms, error at most 2.001 ms',
-      'trusted -> noQuorum',
-    ]);
+    assert.deepEqual(world.look(), ['quorumLost none for 60000 ms; offset +0.000 ms, error at most 5.001 ms', 'trusted -> noQuorum']);
   });
 
   test('silence: the same, and stamping resumes after good rounds in a row', async () => {
@@ -233,7 +230,7 @@ describe('a clock that time servers watch', () => {
     assert.ok(Math.abs(errorOf() - 152) < 0.1);
     world.wall += 100;
     assert.equal(world.reading, 'offset', 'beyond the maximum, without waiting for a round');
-    assert.equal(world.look().at(-1), 'trusted -> offset');
+    assert.deepEqual(world.look(), ['offset offset -250.000 ms, error at most 252.001 ms', 'trusted -> offset']);
   });
 
   test('the error grows with drift, and ends the trust when it is too large to be stated', async () => {
