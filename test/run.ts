@@ -2,7 +2,7 @@
  * `npm test`: the static checks, then every test. Arguments pick test files whose path contains one of them, and leave
  * out the static checks: `npm test -- pki system/crash`.
  *
- * Files under test/system and test/interop start services and measure time, so they run one after the other.
+ * Files under test/system put services under load and measure time, so they run one after the other.
  */
 import { spawn } from 'node:child_process';
 import { globSync } from 'node:fs';
@@ -13,7 +13,7 @@ import { spec } from 'node:test/reporters';
 
 const root = join(import.meta.dirname, '..');
 process.chdir(root);
-const serialFolders = ['test/system/', 'test/interop/'];
+const serialFolders = ['test/system/'];
 /** Longer than any single file takes, also with TEST_LONG=1 on a slow machine: a hang must end by itself. */
 const fileTimeoutMs = process.env['TEST_LONG'] === undefined ? 900_000 : 6 * 3_600_000;
 
@@ -97,8 +97,8 @@ else console.log('only the chosen files run; the static checks are left out');
 
 const parallel = files.filter((file) => !isSerial(file));
 const serial = files.filter(isSerial);
-if (parallel.length > 0) phases.push(await runFiles('unit and component tests', parallel, availableParallelism()));
-if (serial.length > 0) phases.push(await runFiles('system and interoperability tests', serial, 1));
+if (parallel.length > 0) phases.push(await runFiles('unit, component and interop tests', parallel, availableParallelism()));
+if (serial.length > 0) phases.push(await runFiles('system tests', serial, 1));
 
 const passed = phases.every((phase) => phase.passed);
 console.log('\n--- summary');

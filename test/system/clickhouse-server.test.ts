@@ -197,13 +197,14 @@ describe('ClickHouse fails under load', { skip }, () => {
     assert.ok(range.proxy.seen.deduplicated > before.deduplicated);
   });
 
-  for (let life = 1; life <= (long ? 20 : 1); life += 1) {
+  // What it finds by chance the tests before ask for by name.
+  for (let life = 1; life <= (long ? 20 : 0); life += 1) {
     test(`anything at any time, ${life}`, async (context) => {
       const seed = Number(process.env['TEST_SEED'] ?? Math.floor(Math.random() * 2 ** 32));
       context.diagnostic(`TEST_SEED=${seed}`);
       const random = randomFrom(seed);
       const { drill, result } = await range.drill(async (drill) => {
-        for (let i = 0; i < (long ? 20 : 6); i += 1) await anything(drill, random);
+        for (let i = 0; i < 20; i += 1) await anything(drill, random);
         await range.repairClickHouse();
       });
       report(context, drill, result);
