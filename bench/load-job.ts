@@ -35,6 +35,8 @@ export interface ClosedLoopJob extends CommonJob {
 export interface FixedRateJob extends CommonJob {
   readonly kind: 'fixed-rate';
   readonly requestsPerSecond: number;
+  /** Keep when each answer came, for a picture. */
+  readonly timeline?: boolean;
 }
 
 export type LoadJob = ClosedLoopJob | FixedRateJob;
@@ -57,6 +59,8 @@ export interface LoadResult {
   readonly disturbance: number;
   /** Monotonic microseconds of both ends, to cut profiles to the window. */
   readonly windowMicros: readonly [number, number];
+  /** For each answer its time since the beginning of the window and its latency, both in milliseconds; when it was asked for. */
+  readonly timeline?: readonly (readonly [atMs: number, latencyMs: number])[];
 }
 
 export type LoadAnswer = { readonly result: LoadResult } | { readonly failure: string };
@@ -81,9 +85,14 @@ export class Meter {
   #firstError: string | undefined;
   #requests = 0;
   #onFull: (() => void) | undefined;
+  readonly #timeline: (readonly [number, number])[] = [];
 
   constructor(job: LoadJob) {
     this.#job = job;
+  }
+
+  get #keepsTimeline(): boolean {
+    return this.#job.kind === 'fixed-rate' && this.#job.timeline === true;
   }
 
   /** Resolves early when a job with `answersMax` has them. */
@@ -99,6 +108,7 @@ export class Meter {
     if (problem !== undefined || !this.#open) return;
     this.#requests += 1;
     this.#latencies.record(latencyMs);
+    if (this.#keepsTimeline) this.#timeline.push([(monotonicMicros() - (this.#begun[0]?.micros ?? 0)) / 1_000, latencyMs]);
     if (this.#job.kind === 'closed-loop' && this.#requests === this.#job.answersMax) this.#onFull?.();
   }
 
@@ -141,6 +151,7 @@ export class Meter {
       disturbance: disturbanceOf(machine, totalOf(cpu) + own.user + own.system),
       windowMicros: [begun.micros, micros],
       latencyMs: summarizeLatencies(this.#latencies.samples()),
+      ...(this.#keepsTimeline ? { timeline: this.#timeline } : {}),
     };
   }
 }

@@ -18,7 +18,7 @@ export interface Plan {
 }
 
 export interface BenchOptions {
-  readonly mode: 'measure' | 'soak' | 'profile' | 'journal';
+  readonly mode: 'measure' | 'soak' | 'profile' | 'journal' | 'hsm';
   readonly algorithms: readonly TsuAlgorithm[];
   readonly threads: number;
   readonly plan: Plan;
@@ -51,6 +51,7 @@ Measures a fresh service on this machine against raw C_Sign and a bare HTTP serv
   --million            soak: a million stamps, memory and stream lengths over time
   --stamps N           another number for the soak
   --journal            the journal alone: 20,000 events a second, and a backlog, against raw inserts
+  --hsm                slots and keys: how busy a slow token is kept, two tokens beside one, latency over ten changes of keys
   --profile            where the time goes: CPU profiles of gateway and signer under load
   --help
 
@@ -91,12 +92,13 @@ export const parseOptions = (parameters: readonly string[]): BenchOptions | unde
       stamps: { type: 'string' },
       profile: { type: 'boolean', default: false },
       journal: { type: 'boolean', default: false },
+      hsm: { type: 'boolean', default: false },
       help: { type: 'boolean', default: false },
     },
   });
   if (values.help) return undefined;
-  const modes = (['million', 'profile', 'journal'] as const).filter((name) => values[name]);
-  if (modes.length > 1) throw new RangeError('--million, --profile and --journal are different runs');
+  const modes = (['million', 'profile', 'journal', 'hsm'] as const).filter((name) => values[name]);
+  if (modes.length > 1) throw new RangeError('--million, --profile, --journal and --hsm are different runs');
   const mode = modes[0] === 'million' ? 'soak' : (modes[0] ?? 'measure');
   const plan = values.quick ? quickPlan : fullPlan;
   const rounds = positive('rounds', values.rounds, plan.rounds);
@@ -106,6 +108,7 @@ export const parseOptions = (parameters: readonly string[]): BenchOptions | unde
     soak: ['ec-p256'],
     profile: ['ec-p256'],
     journal: [],
+    hsm: [],
   };
   return {
     mode,

@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { cleanUp, cleanUpOnSignals } from './child-process.ts';
 import { compareDurability, formatDurability } from './durability.ts';
+import { benchHsm } from './hsm-bench.ts';
 import { benchJournal } from './journal-bench.ts';
 import { describeMachine, type Machine } from './machine.ts';
 import { type Measurement, measureAlgorithm, type Progress } from './measure.ts';
@@ -91,6 +92,16 @@ const journal = async (run: Run): Promise<boolean> => {
   return passed;
 };
 
+const hsm = async (run: Run): Promise<boolean> => {
+  const { threads, plan, durability } = run.options;
+  const { text, data, picture, passed } = await benchHsm({ threads, plan, durability, resultsFolder: run.folder }, run.say);
+  save(run, 'hsm.json', json({ version: 1, machine: run.machine, flags: run.options.flags, ...data }));
+  save(run, 'rotation.svg', picture);
+  save(run, 'hsm.txt', `${formatMachine(run.machine, run.options.flags)}\n\n${text}\n`);
+  print(`${formatMachine(run.machine, run.options.flags)}\n\n${text}`);
+  return passed;
+};
+
 const resultsFolder = (startedAt: Date): string => {
   const name = startedAt.toISOString().replaceAll(':', '-').replace(/\..*$/, 'Z');
   const folder = fileURLToPath(new URL(`results/${name}/`, import.meta.url));
@@ -112,7 +123,7 @@ const main = async (): Promise<number> => {
   };
   const run: Run = { options, machine: describeMachine(), startedAt, folder: resultsFolder(startedAt), say };
   try {
-    const passed = await { measure, soak, profile, journal }[options.mode](run);
+    const passed = await { measure, soak, profile, journal, hsm }[options.mode](run);
     process.stdout.write(`Saved in ${run.folder}\n`);
     return options.check && !passed ? 1 : 0;
   } finally {

@@ -1,10 +1,10 @@
 /** A fresh service in a temporary home folder: started by its own command line, seen only from outside. */
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdtempSync, openSync, readFileSync } from 'node:fs';
+import { mkdtempSync, openSync, readFileSync, writeFileSync } from 'node:fs';
 import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { loadConfig } from '../config/load.ts';
@@ -22,6 +22,8 @@ export interface ServiceOptions {
   readonly resultsFolder: string;
   /** NODE_OPTIONS of its processes. */
   readonly nodeOptions?: string;
+  /** Configuration file, besides what is set here. */
+  readonly settings?: Readonly<Record<string, unknown>>;
 }
 
 export interface RunningService {
@@ -96,10 +98,14 @@ export const startService = async (options: ServiceOptions): Promise<RunningServ
     SIGILLO__JOURNAL__DURABILITY: options.durability,
     SIGILLO__LOG__LEVEL: 'warn',
   };
+  const configFile = join(home, '..', `${basename(home)}.json`);
+  if (options.settings !== undefined) writeFileSync(configFile, JSON.stringify(options.settings)); // YAML reads JSON
+  const removeConfig = removeAtEnd(configFile);
   const foreign = Object.entries(process.env).filter(([name]) => !name.startsWith('SIGILLO_') && name !== 'NODE_OPTIONS');
   const environment = {
     ...Object.fromEntries(foreign),
     ...settings,
+    ...(options.settings === undefined ? {} : { SIGILLO_CONFIG: configFile }),
     ...(options.nodeOptions === undefined ? {} : { NODE_OPTIONS: options.nodeOptions }),
   };
   const logFile = join(options.resultsFolder, `service-${options.algorithm}.log`);
@@ -133,11 +139,12 @@ export const startService = async (options: ServiceOptions): Promise<RunningServ
   return {
     pid,
     origin: `http://127.0.0.1:${port}`,
-    config: loadConfig(settings),
+    config: loadConfig(options.settings === undefined ? settings : { ...settings, SIGILLO_CONFIG: configFile }),
     startMs: performance.now() - startedAt,
     stop: async () => {
       await stop();
       await removeHome();
+      await removeConfig();
     },
   };
 };
