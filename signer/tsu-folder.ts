@@ -144,7 +144,7 @@ export class TsuFolder {
     const { n } = parseTsuFileName(`${record.keyLabel}.pem`) ?? {};
     // A key that an operator has named is not ours to keep: its chain has its own file.
     if (n === undefined) return undefined;
-    mkdirSync(this.#folder, { recursive: true, mode: 0o700 });
+    if (!existsSync(this.#folder)) mkdirSync(this.#folder, { recursive: true, mode: 0o700 });
     const other = this.#saveChain(record, join(this.#folder, tsuFileName(record.algorithm, n)));
     if (other !== undefined) return other;
     const file = join(this.#folder, recordFileName(record.keyLabel));
