@@ -1,6 +1,7 @@
 /** What supervisor and child say to each other over the IPC channel. */
 
-export type Question = 'metrics' | 'health';
+/** `alive`: whether the main thread still comes round. */
+export type Question = 'metrics' | 'health' | 'alive';
 
 export interface Ask {
   readonly type: 'ask';

@@ -61,9 +61,15 @@ const say = (message: ChildMessage): void => {
   if (process.connected) process.send?.(message, undefined, undefined, () => undefined);
 };
 
+const answerOf: Readonly<Record<Ask['what'], (service: ChildService) => Promise<unknown>>> = {
+  metrics: (service) => service.metrics(),
+  health: (service) => service.health(),
+  alive: async () => true,
+};
+
 const answer = async (service: ChildService, ask: Ask): Promise<void> => {
   try {
-    say({ type: 'answer', id: ask.id, value: await (ask.what === 'metrics' ? service.metrics() : service.health()) });
+    say({ type: 'answer', id: ask.id, value: await answerOf[ask.what](service) });
   } catch (error) {
     say({ type: 'answer', id: ask.id, error: error instanceof Error ? error.message : String(error) });
   }

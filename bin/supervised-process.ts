@@ -5,6 +5,7 @@
  */
 import type { ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
+import { setTimeout as delay } from 'node:timers/promises';
 import { SigilloError } from '../config/errors.ts';
 import type { Logger } from '../observability/log.ts';
 import { type Ask, exitDoNotRestart, exitTokenFailed, isChildMessage, type Question } from './child-messages.ts';
@@ -23,6 +24,11 @@ export interface ProcessPlan {
   readonly readyMsMax: number;
   /** Longest pause after a token has failed: each start is a login, and some HSMs take many of them for an attack. */
   readonly tokenBackoffMsMax: number;
+  /**
+   * A process whose main thread does not come round for so long is replaced: it may be inside a native call that never ends, and then
+   * nothing in it can find out. Undefined does not ask.
+   */
+  readonly standstillMsMax?: number | undefined;
   readonly log: Logger;
   /** Called with each new process at once, so that its PID is on record before anything can go wrong. */
   readonly onSpawn: (pid: number) => void;
@@ -154,6 +160,7 @@ export class SupervisedProcess {
       this.#state = 'ready';
       this.#plan.log.info({ process: this.name, childPid: child.pid, ms: Math.round(performance.now() - startedAt) }, 'ready');
       this.#resolveFirstReady();
+      if (this.#plan.standstillMsMax !== undefined) void this.#watchLife(child, gone, this.#plan.standstillMsMax);
     } catch (error) {
       // A process that died is reported by its exit; anything else is a fault of the readiness check itself.
       if (!gone.aborted) {
@@ -162,6 +169,20 @@ export class SupervisedProcess {
       }
     } finally {
       clearTimeout(timer);
+    }
+  }
+
+  async #watchLife(child: ChildProcess, gone: AbortSignal, standstillMsMax: number): Promise<void> {
+    while (!gone.aborted && this.#state === 'ready') {
+      try {
+        await this.ask('alive', standstillMsMax);
+      } catch {
+        if (gone.aborted || this.#state !== 'ready') return;
+        this.#plan.log.error({ process: this.name, childPid: child.pid, standstillMsMax }, 'stands still: killed, and started again');
+        child.kill('SIGKILL');
+        return;
+      }
+      await delay(standstillMsMax / 4, undefined, { signal: gone, ref: false }).catch(() => undefined); // its end by the abort
     }
   }
 

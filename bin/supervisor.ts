@@ -28,7 +28,7 @@ import {
 import { type HomeLock, knowProcess, lockHome, untilGone } from './home-lock.ts';
 import { type OpsServer, serveOps } from './ops-server.ts';
 import { planSigners } from './signer-plan.ts';
-import { describeExit, SupervisedProcess, terminate, untilReadyMessage } from './supervised-process.ts';
+import { describeExit, type ProcessPlan, SupervisedProcess, terminate, untilReadyMessage } from './supervised-process.ts';
 
 /**
  * V8's young generation, in MB for each half. A gateway with 8 keeps 174 MB resident at full load instead of 300 MB with
@@ -188,7 +188,14 @@ class Supervisor {
     return this.#supervise(name, serviceReadyMsMax, {
       spawn: () => this.#fork(this.#programs[program], memoryOptions[program], slot === undefined ? {} : { SIGILLO_SLOT: slot }),
       untilReady: untilReadyMessage,
+      standstillMsMax: this.#standstillMsMax(program),
     });
+  }
+
+  /** Of those that call a PKCS#11 module on their main thread; where keys are made, a call takes many seconds. */
+  #standstillMsMax(program: string): number | undefined {
+    const { standstillMsMax } = this.#config.signer;
+    return program === 'signer' ? standstillMsMax : program === 'lifecycle' ? 6 * standstillMsMax : undefined;
   }
 
   /** Detached children have their own process group: Ctrl-C in the terminal reaches only us, and we keep the order. */
@@ -202,11 +209,7 @@ class Supervisor {
     });
   }
 
-  #supervise(
-    name: string,
-    readyMsMax: number,
-    how: { spawn: () => ChildProcess; untilReady: (child: ChildProcess, gone: AbortSignal) => Promise<void> },
-  ): SupervisedProcess {
+  #supervise(name: string, readyMsMax: number, how: Pick<ProcessPlan, 'spawn' | 'untilReady' | 'standstillMsMax'>): SupervisedProcess {
     const supervised = new SupervisedProcess({
       name,
       readyMsMax,

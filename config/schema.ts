@@ -126,6 +126,8 @@ const signerSchema = z.strictObject({
   deadAfterMs: z.int().min(500).max(60_000).default(2_000),
   /** A call into the PKCS#11 module that takes longer will never end: the process is replaced, and others take over what it had. */
   callMsMax: z.int().min(200).max(120_000).default(1_500),
+  /** A signer whose main thread does not answer its supervisor for so long is replaced; a lifecycle process has six times as long. */
+  standstillMsMax: z.int().min(1_000).max(600_000).default(20_000),
   /** Longest pause before a slot whose token has failed is taken up again; the first is 100 ms, and each is twice the last. */
   reinitialiseMsMax: z.int().min(100).max(3_600_000).default(30_000),
   /** How often sessions are used when there is nothing to sign: network HSMs and firewalls close idle ones after minutes. */

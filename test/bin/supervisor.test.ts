@@ -115,6 +115,15 @@ describe('deaths', () => {
     await service.untilReady();
   });
 
+  test('a signer that stands still is replaced', async (context) => {
+    const service = await supervisionFor(context).start({ SIGILLO__SIGNER__STANDSTILL_MS_MAX: '1000' });
+    await service.untilReady();
+    process.kill(service.starts('signer')[0] as number, 'SIGSTOP');
+    await until('another start', () => service.starts('signer').length === 2);
+    await service.untilReady();
+    assert.match(service.output, /stands still: killed/);
+  });
+
   test('a child that dies at once is tried again at growing intervals', async (context) => {
     const service = await supervisionFor(context).start({ FIXTURE_SIGNER: 'crash-at-start' });
     await until('three starts', () => service.starts('signer').length >= 3);
