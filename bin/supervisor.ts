@@ -157,12 +157,15 @@ class Supervisor {
     const journal = this.#superviseService('journal', 'journal');
     const signers = planSigners(this.#config).map(({ name, slot }) => this.#superviseService('signer', name, slot));
     this.#signers.push(...signers);
-    this.#superviseService('lifecycle', 'lifecycle');
+    const lifecycle = this.#superviseService('lifecycle', 'lifecycle');
     const gateway = this.#superviseService('gateway', 'gateway');
+    for (const one of [journal, ...signers, gateway]) one.start();
     // With one slot of several the service does its job, and keys are replaced ahead of time.
     const oneSigner = Promise.any(signers.map((signer) => signer.firstReady));
     await this.#step(Promise.all([journal.firstReady, oneSigner, gateway.firstReady]));
     this.#phase = 'running';
+    // It has weeks, and would take a core from those that clients wait for.
+    lifecycle.start();
     process.stdout.write(announcement(this.#config));
   }
 
@@ -181,6 +184,7 @@ class Supervisor {
         }
       },
     });
+    supervised.start();
     await Promise.race([supervised.firstReady, ended.promise]);
   }
 
@@ -222,7 +226,6 @@ class Supervisor {
     });
     this.#restarts.inc({ process: name }, 0);
     this.#processes.push(supervised);
-    supervised.start();
     return supervised;
   }
 

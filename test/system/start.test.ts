@@ -230,6 +230,7 @@ describe('stop', { skip }, () => {
     const load = await startLoad({ port: first.port, connections: 8 });
     context.after(load.abort);
     await load.untilGranted(100);
+    await until('the lifecycle process, which comes last', () => first.pidOf('lifecycle') !== undefined);
     const left = folder.processes();
     assert.equal(left.length, 6, 'supervisor, Redis, journal, signer, lifecycle and gateway');
     const redis = first.requirePid('redis');
