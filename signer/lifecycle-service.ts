@@ -10,19 +10,19 @@ import { SigilloError } from '../config/errors.ts';
 import { homePaths } from '../config/home.ts';
 import { release } from '../config/release.ts';
 import type { Config } from '../config/schema.ts';
-import { logConnection } from '../observability/connection-log.ts';
 import { JournalRecorder } from '../observability/journal/recorder.ts';
 import { recordStart, recordStop } from '../observability/journal/service-events.ts';
 import { createLifecycleMetrics } from '../observability/lifecycle-metrics.ts';
 import type { Logger } from '../observability/log.ts';
 import type { HealthItem } from '../observability/ops-app.ts';
 import { Lease } from '../queue/lease.ts';
-import { connectRedis, type RedisClient, redisHealth, whenReady } from '../queue/redis.ts';
+import { type RedisClient, redisHealth } from '../queue/redis.ts';
 import { startTicks, type Ticks } from '../queue/ticks.ts';
 import { readTsus, tokenName, tsuRegisterKeys } from '../queue/tsu-register.ts';
 import { type OpenHsm, openHsm } from './hsm-modules.ts';
 import { type Hsm, type HsmSlot, resolveHsm } from './pkcs11-module.ts';
 import { publishChains } from './published-chains.ts';
+import { connect } from './redis-connection.ts';
 import { TsuFolder } from './tsu-folder.ts';
 import { type Approvals, type CertifyTsu, TsuLifecycle } from './tsu-lifecycle.ts';
 
@@ -52,21 +52,12 @@ export interface EmbeddedAuthority {
 }
 
 const processName = 'lifecycle';
-const redisPatienceMs = 10_000;
 /** Longer than a step that blocks the process. Who takes over after a death waits so long, which nobody notices. */
 const leaseMs = 120_000;
+/** A slot that could not be opened is tried again by a new process then: a module does not find a lost token again. */
+const againMs = 300_000;
 /** A token that fails at so many ticks in a row may need its module loaded anew. */
 const failuresMax = 6;
-
-const connect = async (config: Config, name: string, role: 'command' | 'jobs', log: Logger): Promise<RedisClient> => {
-  const client = connectRedis(config, name, role);
-  logConnection(client, name, log);
-  await whenReady(client, redisPatienceMs).catch((cause: Error) => {
-    client.disconnect();
-    throw new SigilloError('REDIS_UNAVAILABLE', cause.message, { cause });
-  });
-  return client;
-};
 
 /** BullMQ takes no colon in a name, and a label may have anything. */
 const queueName = (name: string): string => `keys-${hash('sha256', name, 'hex').slice(0, 16)}`;
@@ -81,13 +72,37 @@ const oneAtATime = (): (<T>(action: () => Promise<T>) => Promise<T>) => {
   };
 };
 
+/**
+ * Logs in to the slots whose keys have a calendar. One that fails must not keep the others from it: a later process tries again.
+ * @throws what the first one has failed with, when all have
+ */
+const openSlots = (
+  hsm: Hsm,
+  module: OpenHsm,
+  log: Logger,
+): { readonly slots: readonly HsmSlot[]; readonly failure: SigilloError | undefined } => {
+  const slots: HsmSlot[] = [];
+  let failure: SigilloError | undefined;
+  for (const slot of hsm.slots.filter(({ purposes }) => purposes.includes('timestamp'))) {
+    try {
+      module.login(slot);
+      slots.push(slot);
+    } catch (error) {
+      if (!(error instanceof SigilloError) || !error.code.startsWith('HSM_')) throw error;
+      log.error({ token: slot.label, err: error }, 'lifecycle: the keys of this token are not looked after for now');
+      failure ??= error;
+    }
+  }
+  if (slots.length === 0 && failure !== undefined) throw failure;
+  return { slots, failure: failure?.code === 'HSM_PIN_REFUSED' ? undefined : failure };
+};
+
 /** Starts the process. @throws HSM_*, REDIS_UNAVAILABLE, CERTIFICATE_INVALID */
 export const startLifecycle = async (config: Config, log: Logger, parts: LifecycleParts): Promise<LifecycleService> => {
   const now = parts.now ?? (() => new Date());
   const hsm = resolveHsm(config);
   const module = openHsm(hsm);
-  const slots = hsm.slots.filter(({ purposes }) => purposes.includes('timestamp'));
-  for (const slot of slots) module.login(slot);
+  const { slots, failure } = openSlots(hsm, module, log);
   const authority = await parts.openAuthority?.(module, hsm);
   const command = await connect(config, processName, 'command', log);
   const jobs = await connect(config, `${processName}-jobs`, 'jobs', log);
@@ -99,6 +114,7 @@ export const startLifecycle = async (config: Config, log: Logger, parts: Lifecyc
   const approvals = parts.approvals(command);
   const exclusively = oneAtATime();
   const failed = Promise.withResolvers<Error>();
+  const again = failure === undefined ? undefined : setTimeout(() => failed.resolve(failure), againMs);
   let failures = 0;
 
   const workOn = async ({ label }: HsmSlot, serial: string): Promise<void> => {
@@ -152,6 +168,7 @@ export const startLifecycle = async (config: Config, log: Logger, parts: Lifecyc
       return [await redisHealth(command), { name: 'calendar of keys', ok: failures < failuresMax, detail: `${slots.length} tokens` }];
     },
     async stop(reason) {
+      clearTimeout(again);
       await Promise.all(ticks.map((one) => one.close()));
       recordStop(recorder, processName, reason);
       await recorder.close();

@@ -8,19 +8,19 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { SigilloError } from '../config/errors.ts';
 import type { Config } from '../config/schema.ts';
 import { registerClockMetrics } from '../observability/clock-metrics.ts';
-import { logConnection } from '../observability/connection-log.ts';
 import type { Logger } from '../observability/log.ts';
 import type { HealthItem } from '../observability/ops-app.ts';
 import { createSignerMetrics, type SignerMetrics } from '../observability/signer-metrics.ts';
 import { stampOutcomes } from '../queue/answer-block.ts';
 import { HandedBack, type LaneAnswerBatch, type LaneEntry, LaneResponder } from '../queue/lane-responder.ts';
-import { connectRedis, type RedisClient, redisHealth, whenReady } from '../queue/redis.ts';
+import { redisHealth } from '../queue/redis.ts';
 import { monotonicMs } from '../queue/redis-clock.ts';
 import { createCallMemory } from './call-watch.ts';
 import { watchClock } from './clock-watch.ts';
 import { type OpenHsm, openHsm } from './hsm-modules.ts';
 import { takeUpJournalDuties } from './journal-duties.ts';
 import { type HsmSlot, resolveHsm, slotForPurpose } from './pkcs11-module.ts';
+import { connect } from './redis-connection.ts';
 import { createPaceMemory } from './session-pace.ts';
 import { createTsuMemory, writeTsus } from './shared-tsus.ts';
 import { SlotTsus } from './slot-tsus.ts';
@@ -37,8 +37,6 @@ export interface SignerService {
   stop(reason: string): Promise<void>;
 }
 
-/** How long a start waits for Redis before it fails, and the supervisor tries again. */
-const redisPatienceMs = 10_000;
 /** How soon a TSU that is compromised stamps no more. A look is one GET. */
 const followEveryMs = 250;
 const firstTsuMsMax = 60_000;
@@ -50,16 +48,6 @@ const defaultSessions = 32;
 /** Sessions for stamping: one TSU has one in each thread, and around a change of keys there are two; one is the login's. */
 const sessionsFor = (limit: number | undefined, wanted: number): number =>
   limit === undefined ? wanted : Math.max(1, Math.min(wanted, Math.floor((limit - 1) / 2)));
-
-const connect = async (config: Config, name: string, role: 'command' | 'blocking', log: Logger): Promise<RedisClient> => {
-  const client = connectRedis(config, name, role);
-  logConnection(client, name, log);
-  await whenReady(client, redisPatienceMs).catch((cause: Error) => {
-    client.disconnect();
-    throw new SigilloError('REDIS_UNAVAILABLE', cause.message, { cause });
-  });
-  return client;
-};
 
 /** What the pool makes of one lane entry, counted once its answer is on its way. */
 const createWork = (pool: StampingPool, metrics: SignerMetrics, tellFailure: (batch: StampedBatch) => void) => {
