@@ -3,10 +3,10 @@
  * runs under libfaketime, so that a test can make it lie: a shift of a second or more, because chrony takes the kernel's receive
  * timestamps, which are not shifted, for as long as they are within a second of its clock.
  */
-import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
+import { type ChildProcess, spawn } from 'node:child_process';
 import { createSocket } from 'node:dgram';
 import { once } from 'node:events';
-import { existsSync, mkdtempSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, globSync, mkdtempSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir, userInfo } from 'node:os';
 import { join } from 'node:path';
 import { answersNonce, decodeNtpReply, encodeNtpRequest } from '../../signer/ntp-packet.ts';
@@ -17,9 +17,21 @@ const debianPath = '/usr/sbin/chronyd';
 /** Debian puts it where only root looks by itself. */
 const program = existsSync(debianPath) ? debianPath : 'chronyd';
 
+/**
+ * Where Debian puts the library, whatever the processor. Its command is not used: it makes a semaphore with the number of its process,
+ * and fails where one of that number was left behind.
+ */
+const faketimeLibrary = globSync('/usr/lib/{,*/}faketime/libfaketimeMT.so.1')[0];
+
 /** Why tests with chrony must be skipped, or false. */
 export const chronyMissing = async (): Promise<string | false> =>
-  (await programMissing(program, 'chrony')) || (await programMissing('faketime', 'faketime'));
+  (await programMissing(program, 'chrony')) ||
+  (faketimeLibrary === undefined ? 'LIBFAKETIME IS NOT INSTALLED (apt-get install faketime): what it would prove is not tested' : false);
+
+/** What libfaketime leaves behind of a process that was killed; the next one of that number would not start. */
+const removeSharedMemory = (pid: number | undefined): void => {
+  for (const name of ['faketime_shm_', 'sem.faketime_sem_']) rmSync(`/dev/shm/${name}${pid}`, { force: true });
+};
 
 /** A time that a test shifts, for all processes that are given its environment. Their monotonic clock stays as it is. */
 export class FakeTime {
@@ -31,9 +43,12 @@ export class FakeTime {
   }
 
   get environment(): Record<string, string> {
-    // The path of the library is what its own command knows.
-    const library = execFileSync('faketime', ['-m', '-f', '+0', 'printenv', 'LD_PRELOAD'], { encoding: 'utf8' }).trim();
-    return { LD_PRELOAD: library, FAKETIME_TIMESTAMP_FILE: this.#file, FAKETIME_NO_CACHE: '1', FAKETIME_DONT_FAKE_MONOTONIC: '1' };
+    return {
+      LD_PRELOAD: faketimeLibrary ?? '',
+      FAKETIME_TIMESTAMP_FILE: this.#file,
+      FAKETIME_NO_CACHE: '1',
+      FAKETIME_DONT_FAKE_MONOTONIC: '1',
+    };
   }
 
   /** Sets the clock of these processes so many milliseconds ahead of the machine's. */
@@ -55,6 +70,9 @@ const freeUdpPort = async (): Promise<number> => {
   socket.close();
   return port;
 };
+
+/** Started and not closed. */
+const open = new Set<TestChrony>();
 
 export class TestChrony {
   readonly port: number;
@@ -94,6 +112,12 @@ export class TestChrony {
       });
     }
     process.once('exit', this.#onExit);
+    open.add(this);
+  }
+
+  /** Ends all that were started, also those of a start that failed half-way. */
+  static async closeAll(): Promise<void> {
+    await Promise.all(Array.from(open, (server) => server.close()));
   }
 
   /** Starts one, and waits until it answers. */
@@ -102,7 +126,7 @@ export class TestChrony {
     await until(
       () => `chronyd answers\n${server.#output}`,
       () => {
-        if (server.#child.exitCode !== null) throw new Error(`chronyd ended\n${server.#output}`);
+        if (server.#hasEnded) throw new Error(`chronyd ended\n${server.#output}`);
         return server.#answers();
       },
     );
@@ -124,18 +148,25 @@ export class TestChrony {
   }
 
   async close(): Promise<void> {
-    const ended = once(this.#child, 'exit');
-    if (this.#child.exitCode === null && this.#child.signalCode === null) {
-      this.#child.kill('SIGKILL');
+    if (!this.#hasEnded) {
+      const ended = once(this.#child, 'exit');
+      this.speak();
+      this.#child.kill('SIGTERM');
       await ended;
     }
     process.off('exit', this.#onExit);
     this.#remove();
   }
 
+  get #hasEnded(): boolean {
+    return this.#child.exitCode !== null || this.#child.signalCode !== null;
+  }
+
   #remove(): void {
     rmSync(this.#folder, { recursive: true, force: true });
+    removeSharedMemory(this.#child.pid);
     this.time.remove();
+    open.delete(this);
   }
 
   async #answers(): Promise<boolean> {

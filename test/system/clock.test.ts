@@ -36,7 +36,7 @@ describe('a service whose clock time servers watch', { skip }, () => {
     assert.equal(await (await folder.start()).stop(), 0, 'makes the home');
     [redis] = await Promise.all([
       startTestRedis({ appendOnly: true }),
-      ...[1, 2, 3, 4].map(async () => void servers.push(await TestChrony.start())),
+      ...[1, 2, 3, 4].map(async () => servers.push(await TestChrony.start())),
     ]);
     settings = {
       redis: { mode: 'url', url: `unix://${redis.socket}` },
@@ -64,7 +64,7 @@ describe('a service whose clock time servers watch', { skip }, () => {
   after(async () => {
     await folder.remove();
     await redis?.close();
-    await Promise.all(servers.map((server) => server.close()));
+    await TestChrony.closeAll();
     hostTime.remove();
   });
   beforeEach(async () => {
