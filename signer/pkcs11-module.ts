@@ -132,10 +132,18 @@ const load = (modulePath: string): pkcs11.PKCS11 => {
 /** CK_UNAVAILABLE_INFORMATION of platforms with an unsigned long of 4 octets; those with 8 have more. */
 const unavailableInformation = 0xffff_ffff;
 
+/**
+ * SoftHSM 2.6.1 writes a token's file anew at each C_Login, and a process that reads it in that moment gets CKR_GENERAL_ERROR: 4 of 45
+ * logins of several processes at once. So the first look at a token, and the login, are tried again once it can be over.
+ */
+const triesMax = 4;
+const pauseMs = 30;
+const pause = (): void => void Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, pauseMs);
+
 /** Labels fill a field of 32 bytes, padded with blanks (PKCS#11 v3.1, 3.2); some modules pad with zeros. */
 const trimLabel = (label: string): string => label.replace(/[\0 ]+$/, '');
 
-const readTokens = (module: Module): ReturnType<HsmModule['tokens']> => {
+const readTokens = (module: Module, onUnreadable: () => void = () => undefined): ReturnType<HsmModule['tokens']> => {
   const slots = callingHsm('list the slots', () => module.getSlots(true));
   const tokens: ReturnType<HsmModule['tokens']> = [];
   for (let i = 0; i < slots.length; i += 1) {
@@ -146,6 +154,7 @@ const readTokens = (module: Module): ReturnType<HsmModule['tokens']> => {
     } catch (error) {
       // A broken neighbour is no reason to lose the token we look for; if it is the one, its label will be missing.
       if (classifyPkcs11Error(error) !== 'device') throw hsmError(error, 'read a token');
+      onUnreadable();
     }
   }
   return tokens;
@@ -172,7 +181,14 @@ export const openModule = ({ modulePath, environment, refusedPinFolder }: Module
   const logins = new Map<string, { readonly session: Session } | { readonly refused: unknown }>();
 
   const findSlot = (label: string): Slot => {
-    const all = readTokens(module);
+    let unreadable = 0;
+    let all = readTokens(module, () => {
+      unreadable += 1;
+    });
+    for (let tries = 1; tries < triesMax && unreadable > 0 && !all.some((candidate) => candidate.label === label); tries += 1) {
+      pause();
+      all = readTokens(module);
+    }
     const [match, second] = all.filter((candidate) => candidate.label === label);
     if (match === undefined) {
       const labels = all.map((candidate) => candidate.label).filter((found) => found !== '');
@@ -196,8 +212,17 @@ export const openModule = ({ modulePath, environment, refusedPinFolder }: Module
     const pin = readSecretFile(slot.pinFile);
     // The login ends with the last session on the token (PKCS#11 v3.1, 5.6.8), so this session stays open.
     const session = openSession(slot.label, { readWrite: false });
+    const tryLogin = (): void => {
+      try {
+        session.login(pin, UserType.USER);
+      } catch (error) {
+        if (classifyPkcs11Error(error) !== 'device') throw error;
+        pause();
+        session.login(pin, UserType.USER);
+      }
+    };
     try {
-      session.login(pin, UserType.USER);
+      tryLogin();
     } catch (error) {
       if (ckrCode(error) !== userAlreadyLoggedIn) {
         const refused = hsmError(error, `log in to token "${slot.label}" with the PIN of ${slot.pinFile}`);
