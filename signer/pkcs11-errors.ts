@@ -44,6 +44,8 @@ const table: Readonly<Record<Pkcs11ErrorClass, Readonly<Record<string, number>>>
     CKR_TOKEN_NOT_RECOGNIZED: 0xe1,
     // The login belongs to the token, not to a session: only the re-initialisation of the slot logs in again.
     CKR_USER_NOT_LOGGED_IN: 0x101,
+    // No PIN was looked at; SoftHSM says so of a token whose file another process is just writing.
+    CKR_USER_PIN_NOT_INITIALIZED: 0x102,
     CKR_RANDOM_NO_RNG: 0x121,
     CKR_CRYPTOKI_NOT_INITIALIZED: 0x190,
     CKR_FIPS_SELF_TEST_FAILED: 0x1a9,
@@ -56,7 +58,6 @@ const table: Readonly<Record<Pkcs11ErrorClass, Readonly<Record<string, number>>>
     CKR_PIN_LEN_RANGE: 0xa2,
     CKR_PIN_EXPIRED: 0xa3,
     CKR_PIN_LOCKED: 0xa4,
-    CKR_USER_PIN_NOT_INITIALIZED: 0x102,
     CKR_USER_TYPE_INVALID: 0x103,
     CKR_USER_ANOTHER_ALREADY_LOGGED_IN: 0x104,
     CKR_USER_TOO_MANY_TYPES: 0x105,

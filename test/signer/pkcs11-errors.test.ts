@@ -20,6 +20,7 @@ const expected: Record<Pkcs11ErrorClass, [string, number][]> = {
     ['removed', pkcs11.CKR_DEVICE_REMOVED],
     ['general', pkcs11.CKR_GENERAL_ERROR],
     ['token', pkcs11.CKR_TOKEN_NOT_PRESENT],
+    ['no PIN looked at', pkcs11.CKR_USER_PIN_NOT_INITIALIZED],
     ['login lost', pkcs11.CKR_USER_NOT_LOGGED_IN],
     ['vendor', 0x8000_0123],
   ],
@@ -28,7 +29,6 @@ const expected: Record<Pkcs11ErrorClass, [string, number][]> = {
     ['locked', pkcs11.CKR_PIN_LOCKED],
     ['expired', pkcs11.CKR_PIN_EXPIRED],
     ['length', pkcs11.CKR_PIN_LEN_RANGE],
-    ['none', pkcs11.CKR_USER_PIN_NOT_INITIALIZED],
   ],
   request: [
     ['mechanism', pkcs11.CKR_MECHANISM_INVALID],
