@@ -20,6 +20,7 @@ import { softhsmPath } from '../support/token-home.ts';
 
 const skip = withoutFaultyModule || redisServerMissing() || (await opensslMissing());
 const connections = 32;
+const long = process.env['TEST_LONG'] !== undefined;
 
 describe('a slot of two fails under load', { skip }, () => {
   const folder = new ServiceFolder();
@@ -115,6 +116,8 @@ describe('a slot of two fails under load', { skip }, () => {
     readonly heal?: () => void;
     /** The process goes on with other sessions. */
     readonly stays?: boolean;
+    /** Another of the same class; only in the long run. */
+    readonly another?: boolean;
   }
   const faults: readonly Fault[] = [
     { name: 'a session that is gone is opened anew', strike: () => token().killSessions(), stays: true },
@@ -126,17 +129,20 @@ describe('a slot of two fails under load', { skip }, () => {
     { name: 'CKR_DEVICE_ERROR, once', strike: () => token().fail('C_Sign', pkcs11.CKR_DEVICE_ERROR, { times: 1 }) },
     {
       name: 'CKR_DEVICE_MEMORY in C_SignInit, three times',
+      another: true,
       strike: () => token().fail('C_SignInit', pkcs11.CKR_DEVICE_MEMORY, { times: 3 }),
     },
     { name: 'CKR_USER_NOT_LOGGED_IN, until somebody logs in', strike: () => token().logOut() },
     {
       name: 'CKR_GENERAL_ERROR for a while',
+      another: true,
       strike: () => token().fail('C_Sign', pkcs11.CKR_GENERAL_ERROR),
       heal: () => token().reset(),
     },
-    { name: 'a code of the vendor, once', strike: () => token().fail('C_Sign', 0x8000_0042, { times: 1 }) },
+    { name: 'a code of the vendor, once', another: true, strike: () => token().fail('C_Sign', 0x8000_0042, { times: 1 }) },
     {
       name: 'a full session table, when sessions are lost',
+      another: true,
       strike: () => {
         token().limitSessions(1);
         token().killSessions({ login: 'lost' });
@@ -146,7 +152,7 @@ describe('a slot of two fails under load', { skip }, () => {
     { name: 'the token taken away, and given back', strike: () => token().vanish(), heal: () => token().giveBack('until-reinitialised') },
     { name: 'a call that never comes back', strike: () => token().hang('C_Sign', { times: 1 }) },
   ];
-  for (const { name, strike, heal, stays } of faults) {
+  for (const { name, strike, heal, stays } of faults.filter(({ another }) => long || another !== true)) {
     test(name, async (context) => {
       const result = await loadOver(async () => {
         await untilSigns(two);
