@@ -28,7 +28,8 @@ export const postQuery = async (origin: string, query: Uint8Array, headers: Read
 };
 
 const download = async (url: string): Promise<Buffer> => {
-  const response = await fetch(url);
+  // The server ends a connection that was idle for seconds; a GET that meets that moment is simply asked again.
+  const response = await fetch(url).catch(() => fetch(url));
   if (response.status !== 200) throw new Error(`${url}: ${response.status} ${await response.text()}`);
   return Buffer.from(await response.arrayBuffer());
 };
