@@ -38,7 +38,6 @@ export class ConcurrentStamper {
   readonly #idle: Lane[] = [];
   readonly #waiting: ((lane: Lane) => void)[] = [];
   readonly #lanes: Lane[] = [];
-  #signMs = 0;
   #cpu = process.threadCpuUsage();
   /** The token has no room for another session. */
   #full = false;
@@ -55,14 +54,15 @@ export class ConcurrentStamper {
   async stamp({ payload, enteredAtMs, atOnce }: StampTask): Promise<StampTaskResult> {
     const requests = readBatch(payload);
     if (!Array.isArray(requests)) return requests;
-    const settled = await Promise.allSettled(requests.map((request) => this.#answer(request, enteredAtMs, atOnce)));
+    const spent = { signMs: 0 };
+    const settled = await Promise.allSettled(requests.map((request) => this.#answer(request, enteredAtMs, atOnce, spent)));
     const failed = settled.find(({ status }) => status === 'rejected');
     if (failed?.status === 'rejected') return slotFailureOf(failed.reason);
     const answers = settled.map((one, index) => ({
       request: requests[index] as ReceivedStampRequest,
       answer: (one as PromiseFulfilledResult<Answer>).value,
     }));
-    return { kind: 'stamped', ...this.#write(answers), ...this.#spent() };
+    return { kind: 'stamped', ...this.#write(answers), ...spent, cpuMs: this.#cpuSinceLastMs() };
   }
 
   /** Takes over TSUs that are new, and keeps the sessions that are idle from being closed for want of use. */
@@ -80,11 +80,11 @@ export class ConcurrentStamper {
     }
   }
 
-  async #answer(request: ReceivedStampRequest, enteredAtMs: number, atOnce: number): Promise<Answer> {
+  async #answer(request: ReceivedStampRequest, enteredAtMs: number, atOnce: number, spent: { signMs: number }): Promise<Answer> {
     const lane = await this.#borrow(atOnce);
     try {
       if (this.#nowMs() > enteredAtMs + request.ttlMs) return { kind: 'refused', outcome: 'expired' };
-      return await this.#stamp(lane, request);
+      return await this.#stamp(lane, request, spent);
     } catch (error) {
       if (error instanceof SlotFailed) throw error;
       return { kind: 'failed', code: error instanceof SigilloError ? error.code : 'HSM_REQUEST', message: describeError(error) };
@@ -93,7 +93,7 @@ export class ConcurrentStamper {
     }
   }
 
-  async #stamp(lane: Lane, request: ReceivedStampRequest): Promise<Answer> {
+  async #stamp(lane: Lane, request: ReceivedStampRequest, spent: { signMs: number }): Promise<Answer> {
     this.#calling(lane, () => lane.units.refresh());
     const reading = this.#clock.read();
     if (reading.kind === 'unavailable') return { kind: 'refused', outcome: 'timeNotAvailable' };
@@ -112,20 +112,18 @@ export class ConcurrentStamper {
       throw asSlotFailed(error);
     } finally {
       lane.call.end();
-      this.#signMs += this.#nowMs() - started;
+      spent.signMs += this.#nowMs() - started;
     }
     const token = Buffer.allocUnsafe(template.tokenLength(signature.length));
     template.writeToken(token, 0, signature);
     return { kind: 'granted', grant: { tsu: unit.id, clock: state, unixMillis, serial, tokenOctets: token.length }, token };
   }
 
-  /** What was spent since the last batch that ended: batches overlap, but their sums come out right. */
-  #spent(): { signMs: number; cpuMs: number } {
+  /** What the thread has worked since the last batch that ended: batches overlap, but their sum comes out right. */
+  #cpuSinceLastMs(): number {
     const { user, system } = process.threadCpuUsage(this.#cpu);
-    const spent = { signMs: this.#signMs, cpuMs: (user + system) / 1_000 };
     this.#cpu = process.threadCpuUsage();
-    this.#signMs = 0;
-    return spent;
+    return (user + system) / 1_000;
   }
 
   /** Answers of one TSU come behind each other, whatever order they were ready in. */

@@ -30,6 +30,8 @@ const waitMsMin = 0.3;
 const growBelow = 1.6;
 /** Beyond it most of them wait. */
 const shrinkAbove = 3;
+/** Weight of the newest look in the mean. */
+const newestWeight = 1 / 8;
 /** The best time is forgotten slowly, by half in two minutes: a network may have become slower for good. */
 const forgetting = 1.0005;
 
@@ -37,6 +39,8 @@ export class Parallelism {
   readonly #options: ParallelismOptions;
   #current: number;
   #bestMs = Number.POSITIVE_INFINITY;
+  /** Of a signature, in the running mean: threads report theirs in lumps. */
+  #cpuMs: number | undefined;
 
   constructor(options: ParallelismOptions) {
     this.#options = options;
@@ -52,7 +56,8 @@ export class Parallelism {
     if (signatures === 0) return this.#current;
     const eachMs = signMs / signatures;
     this.#bestMs = Math.min(this.#bestMs * forgetting, eachMs);
-    const waitMs = this.#bestMs - cpuMs / signatures;
+    this.#cpuMs = this.#cpuMs === undefined ? cpuMs / signatures : this.#cpuMs + (cpuMs / signatures - this.#cpuMs) * newestWeight;
+    const waitMs = this.#bestMs - this.#cpuMs;
     // CPU time of a thread does not grow when others take the cores away, so a busy machine is not taken for a slow token.
     const waits = waitMs > waitMsMin && waitMs > this.#bestMs / 2;
     const slower = eachMs / this.#bestMs;

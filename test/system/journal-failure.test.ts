@@ -82,7 +82,11 @@ const killAndWait = async (service: Service, name: (typeof victims)[number]): Pr
   const pid = service.requirePid(name);
   process.kill(pid, 'SIGKILL');
   await until(`the end of ${name}`, () => !isRunning(pid));
-  await until(`another ${name}`, () => service.pidOf(name) !== undefined, 30_000);
+  await until(
+    () => `another ${name}${service.lastOutput}`,
+    () => service.pidOf(name) !== undefined,
+    30_000,
+  );
   await service.untilReady(60_000);
 };
 
