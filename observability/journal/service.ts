@@ -1,11 +1,10 @@
 /**
  * The journal process: writes while it holds the lease, stands by while another does. While it writes it also makes the checkpoints
- * and lets expired entries go.
+ * and keeps house (housekeeping.ts).
  *
  * It never ends by itself: whatever stops it from writing is told (log, metrics, /readyz) and tried again.
  */
 import { setTimeout as delay } from 'node:timers/promises';
-import type { ClickHouseClient } from '@clickhouse/client';
 import { SigilloError } from '../../config/errors.ts';
 import { homePaths } from '../../config/home.ts';
 import { release } from '../../config/release.ts';
@@ -17,21 +16,16 @@ import { connectRedis, type RedisClient, redisHealth, whenReady } from '../../qu
 import { logConnection } from '../connection-log.ts';
 import type { Logger } from '../log.ts';
 import type { HealthItem } from '../ops-app.ts';
-import type { SealedEvent } from './chain.ts';
-import type { Checkpoint } from './checkpoint.ts';
 import { Checkpointer } from './checkpointer.ts';
-import { createComplaints } from './complaints.ts';
+import { type Complaints, createComplaints } from './complaints.ts';
+import { Housekeeping } from './housekeeping.ts';
 import { readJournalKey, readKeptCheckpoint } from './kept-checkpoint.ts';
 import { createJournalMetrics, type JournalMetrics } from './metrics.ts';
 import { OwnStore } from './own-store.ts';
-import { JournalReader } from './reader.ts';
 import { JournalRecorder, nodeName } from './recorder.ts';
-import { expirePartitions } from './retention.ts';
-import { brokenParts, missingEntries, PartScrubber } from './scrub.ts';
 import { createSelfStamping, type SelfStamping } from './self-stamp.ts';
 import { recordStart, recordStop } from './service-events.ts';
 import { Spool } from './spool.ts';
-import { resumeTree, type TreeRecorder } from './tree-store.ts';
 import { JournalWriter } from './writer.ts';
 
 export interface JournalService {
@@ -43,7 +37,6 @@ export interface JournalService {
 const processName = 'journal';
 /** A takeover must not wait for a check of a large part. */
 const besideMsMax = 2_000;
-const damageCharactersMax = 500;
 /** A dead writer is followed within its length and one look: under 4 s. */
 const leaseMs = 3_000;
 const leaseRenewMs = 750;
@@ -52,12 +45,6 @@ const retryMs = 1_000;
 const redisPatienceMs = 5_000;
 /** A signer answers within milliseconds; without one the checkpoint is made later. */
 const signDeadlineMs = 5_000;
-/** A part a second disturbs nobody; a round a day finds what a disk has lost. */
-const scrubPauseMs = 1_000;
-const scrubRoundMs = 24 * 3_600_000;
-/** Partitions are of months: a few looks a day are enough. */
-const expiryEveryMs = 6 * 3_600_000;
-const expiryRetryMs = 60_000;
 
 class Journal implements JournalService {
   readonly #config: Config;
@@ -70,19 +57,16 @@ class Journal implements JournalService {
   readonly #recorder: JournalRecorder;
   readonly #stamping: SelfStamping;
   readonly #checkpointer: Checkpointer;
-  readonly #complaints: ReturnType<typeof createComplaints>;
+  readonly #complaints: Complaints;
+  readonly #housekeeping: Housekeeping;
   readonly #stopping = new AbortController();
   #writer: JournalWriter | undefined;
   #spool: Spool | undefined;
-  /** Keeps the stored subtrees; undefined until the store can tell where they end. */
-  #tree: TreeRecorder | undefined;
   #fault: string | undefined;
   #storeFault: string | undefined;
   #standingBy = false;
   /** Neither store nor spool take what is to be written. */
   #noRoom = false;
-  /** What is wrong with what is stored, for people. */
-  #damage: string | undefined;
   #running: Promise<void> = Promise.resolve();
 
   constructor(config: Config, log: Logger) {
@@ -93,6 +77,8 @@ class Journal implements JournalService {
     this.#blocking = this.#connect('journal-reader', 'blocking');
     this.#lease = new Lease(this.#redis, { key: journalKeys.writer, lengthMs: leaseMs });
     this.#store = new OwnStore(config, (error) => this.#complaints.say(error, 'journal: other processes cannot read it'));
+    const { retentionMonths: months } = config.journal;
+    this.#housekeeping = new Housekeeping({ store: this.#store, months, log, complaints: this.#complaints });
     this.#recorder = new JournalRecorder({ redis: this.#redis, actor: processName });
     this.#stamping = createSelfStamping(config.timestamp, { command: this.#redis, blocking: this.#blocking });
     this.#checkpointer = this.#createCheckpointer();
@@ -103,7 +89,7 @@ class Journal implements JournalService {
       unshipped: () => this.#writer?.unshipped ?? 0,
       spoolOctets: () => this.#spool?.octets ?? 0,
       checkpointAge: () => this.#checkpointer.ageSeconds,
-      damaged: () => (this.#damage === undefined ? 0 : 1),
+      damaged: () => (this.#housekeeping.damage === undefined ? 0 : 1),
     });
   }
 
@@ -130,11 +116,12 @@ class Journal implements JournalService {
     ];
     // Without its store the journal goes on in the spool: an alarm, and no reason to refuse work.
     if (writer !== undefined) {
-      if (this.#damage !== undefined) items.push({ name: 'journal store', ok: true, detail: `DAMAGED: ${this.#damage}` });
+      const { damage } = this.#housekeeping;
+      if (damage !== undefined) items.push({ name: 'journal store', ok: true, detail: `DAMAGED: ${damage}` });
       const detail = writer.storeDown
         ? `away, ${this.#spool?.octets ?? 0} octets in the spool: ${this.#storeFault ?? 'not known why'}`
         : `${writer.unshipped ?? 0} entries behind`;
-      if (this.#damage === undefined) items.push({ name: 'journal store', ok: true, detail });
+      if (damage === undefined) items.push({ name: 'journal store', ok: true, detail });
     }
     return items;
   }
@@ -217,15 +204,14 @@ class Journal implements JournalService {
       this.#fault = undefined;
       this.#complaints.over();
       const side = AbortSignal.any([stop, ended.signal]);
-      beside.push(this.#checkpointer.run(writer, side), this.#expire(writer, side), this.#keepTree(side), this.#scrub(writer, side));
+      beside.push(this.#checkpointer.run(writer, side), this.#housekeeping.run(writer, side));
       await writer.run(stop);
     } finally {
       this.#writer = undefined;
       ended.abort();
       // What still reads or hashes is nobody's any more: it ends by itself, and can write nothing.
       await Promise.race([Promise.all(beside), delay(besideMsMax)]);
-      await this.#tree?.flush().catch(() => undefined); // it is made again from the entries
-      this.#tree = undefined;
+      await this.#housekeeping.leaveTree();
       await this.#lease.release().catch(() => undefined); // it ends by itself
     }
   }
@@ -247,8 +233,8 @@ class Journal implements JournalService {
       openStore: () => this.#store.open(),
       spool,
       block: journal.block,
-      resumeTree: (size) => this.#resumeTree(size, checkpoint),
-      onStored: (block) => this.#noteStored(block),
+      resumeTree: (size) => this.#housekeeping.resumeTree(size, checkpoint),
+      onStored: (block) => this.#housekeeping.noteStored(block),
       on: {
         sealed: (entries, lagSeconds) => {
           this.#noRoom = false;
@@ -284,106 +270,6 @@ class Journal implements JournalService {
       throw new SigilloError('JOURNAL_SHORTENED', `Entries ${missing} are under a checkpoint, and not there.`);
     }
     return writer;
-  }
-
-  async #resumeTree(size: number, checkpoint: Checkpoint | undefined) {
-    const { client } = await this.#store.open();
-    const fitting = checkpoint !== undefined && checkpoint.size <= size ? checkpoint : undefined;
-    const { tree, recorder } = await resumeTree(new JournalReader(client), size, fitting);
-    this.#tree = recorder;
-    return tree;
-  }
-
-  /** In order: a block that does not follow what the recorder has was read by it from the store already, or makes it start anew. */
-  #noteStored(block: readonly SealedEvent[]): void {
-    for (const { event, hash } of block) {
-      if (this.#tree === undefined || event.sequence < this.#tree.size) continue;
-      if (event.sequence > this.#tree.size) this.#tree = undefined;
-      else this.#tree.append(hash);
-    }
-  }
-
-  /** Stores the subtrees now and then; proofs read entries where they are missing. */
-  async #keepTree(signal: AbortSignal): Promise<void> {
-    while (!signal.aborted) {
-      await delay(retryMs, undefined, { signal }).catch(() => undefined); // its end by the abort
-      const writer = this.#writer;
-      if (writer === undefined || writer.storeDown || signal.aborted) continue;
-      try {
-        const { client } = await this.#store.open();
-        this.#tree ??= (await resumeTree(new JournalReader(client), writer.head.size - (writer.unshipped ?? 0))).recorder;
-        await this.#tree.flush();
-      } catch (error) {
-        this.#complaints.say(error, 'journal: subtrees are not stored');
-      }
-    }
-  }
-
-  async #expire(writer: JournalWriter, signal: AbortSignal): Promise<void> {
-    const months = this.#config.journal.retentionMonths;
-    while (!signal.aborted) {
-      let pauseMs = expiryRetryMs;
-      if (!writer.storeDown && writer.unshipped === 0) {
-        try {
-          const { client } = await this.#store.open();
-          const gone = await expirePartitions({
-            client,
-            months,
-            now: () => new Date(),
-            append: (draft) => writer.append(draft),
-            exclusively: (work) => writer.exclusively(work),
-            signal,
-          });
-          for (const partition of gone) this.#log.info({ partition }, 'journal: entries whose time is over are gone');
-          pauseMs = expiryEveryMs;
-        } catch (error) {
-          if (!signal.aborted) this.#complaints.say(error, 'journal: expired entries are still there');
-        }
-      }
-      await delay(pauseMs, undefined, { signal }).catch(() => undefined); // its end by the abort
-    }
-  }
-
-  /** Looks for entries that are missing and files that are torn; what it finds stays an alarm until a restart finds it gone. */
-  async #scrub(writer: JournalWriter, signal: AbortSignal): Promise<void> {
-    const pause = (ms: number): Promise<void> => delay(ms, undefined, { signal }).catch(() => undefined); // its end by the abort
-    while (!signal.aborted) {
-      if (writer.storeDown) {
-        await pause(scrubPauseMs);
-        continue;
-      }
-      try {
-        const { client } = await this.#store.open();
-        const missing = await this.#missing(client, writer);
-        const broken = await brokenParts(client);
-        const faults = [
-          ...(missing === 0 ? [] : [`${missing} entries are not in the store`]),
-          ...(broken.length === 0 ? [] : [`ClickHouse found broken and moved aside: ${broken.join(', ')}`]),
-        ];
-        if (faults.length > 0) this.#alarm(faults.join('; '));
-        const scrubber = new PartScrubber(client);
-        while (!signal.aborted && (await scrubber.next())) await pause(scrubPauseMs);
-        if (scrubber.damaged.size > 0) this.#alarm([...scrubber.damaged].map(([part, why]) => `${part}: ${why}`).join('; '));
-        await pause(scrubRoundMs);
-      } catch (error) {
-        if (!signal.aborted) this.#complaints.say(error, 'journal: the store cannot be checked');
-        await pause(retryMs);
-      }
-    }
-  }
-
-  /** Asked again before it counts: between two questions a partition may expire. */
-  async #missing(client: ClickHouseClient, writer: JournalWriter): Promise<number> {
-    const ask = (): Promise<number> => missingEntries(client, writer.head.size - (writer.unshipped ?? 0));
-    if ((await ask()) === 0) return 0;
-    await delay(scrubPauseMs);
-    return ask();
-  }
-
-  #alarm(damage: string): void {
-    this.#damage = damage.slice(0, damageCharactersMax);
-    const error = new SigilloError('JOURNAL_STORE_DAMAGED', this.#damage);
-    this.#log.error({ err: error }, 'journal: what is stored is not what was stored');
   }
 
   async #renew(ended: AbortSignal): Promise<void> {

@@ -1,0 +1,174 @@
+/** What a writer finds when the one before it crashed, lost the lease, or knew another Redis or store. */
+import assert from 'node:assert/strict';
+import { rmSync } from 'node:fs';
+import { describe, test } from 'node:test';
+import { sealEvent } from '../../../observability/journal/chain.ts';
+import { noOrigin } from '../../../observability/journal/origin.ts';
+import { Spool } from '../../../observability/journal/spool.ts';
+import { redisServerMissing } from '../../support/redis-server.ts';
+import { until } from '../../support/until.ts';
+import { lane, serviceEvent, writerWorld } from './writer-world.ts';
+
+describe('the writer of the journal after another one', { skip: redisServerMissing() }, () => {
+  const world = writerWorld();
+
+  test('Redis lost its record: the store tells where to go on', async () => {
+    await world.startAndStore(5, 1);
+    await world.stop();
+    await world.emptyRedis();
+    await world.answer(2);
+    await world.start();
+    await world.finish(8, { others: 1 });
+  });
+
+  test('a crash after one run of a block: the rest is taken from Redis, and nothing twice', async () => {
+    for (let i = 0; i < 4; i += 1) await world.answer(3, 2);
+    const runs: number[] = [];
+    world.crashAtInsert(async (block) => {
+      const first = block.filter(({ event }) => event.kind === 'timestamp.issued');
+      runs.push(first.length);
+      await world.store.insert(first);
+    });
+    await world.start();
+    await until('it happens', () => runs.length > 0);
+    await world.crashed({ spool: 'lost' });
+    assert.equal((await world.store.head()).size, 12);
+    await world.start();
+    await world.untilStored(20);
+    await world.answer(1);
+    await world.finish(21, { others: 8 });
+  });
+
+  test('the lease is lost: the writer ends, and nothing was written without it', async () => {
+    const writer = await world.startAndStore(2);
+    world.heldForMs = 10;
+    await world.answer(2);
+    await world.assertLeaseLost();
+    assert.equal(writer.head.size, 2);
+    assert.equal((await world.store.head()).size, 2);
+    world.heldForMs = 60_000;
+    await world.start();
+    await world.finish(4);
+  });
+
+  test('who waits for an event of a block that fails is told', async () => {
+    world.loseLeaseAtInsert();
+    const writer = await world.start();
+    const told = writer.append(serviceEvent());
+    await assert.rejects(told, { code: 'JOURNAL_LEASE_LOST' });
+    await world.assertLeaseLost();
+  });
+
+  test('a writer that lost the lease while it waited for the store changes nothing that another one needs', async () => {
+    await world.startAndStore(2);
+    const recorded = await world.record();
+    world.loseLeaseAtInsert();
+    await world.answer(3);
+    await world.assertLeaseLost();
+    assert.equal(await world.spooledBlocks(), 0, 'what it spooled is taken back');
+    const { inserting, ...state } = JSON.parse(await world.record());
+    assert.deepEqual(state, (({ inserting: _, ...rest }) => rest)(JSON.parse(recorded)));
+    assert.equal(inserting, 5);
+    assert.equal(await world.waiting(), 1, 'what it had read is still in Redis');
+    await world.takeLease();
+    world.storeTakesAll();
+    await world.start();
+    await world.finish(5);
+  });
+
+  test('blocks that a writer without the lease left in the spool are set aside, not shipped', async () => {
+    await world.startAndStore(2);
+    await world.stop();
+    const spool = await Spool.open(world.spoolFolder, 1_000_000);
+    const stray = sealEvent({ size: 1, hash: Buffer.alloc(32, 9) }, serviceEvent());
+    await spool.append(1, [{ octets: stray.octets, origin: noOrigin }], {});
+    await world.start();
+    await world.answer(2);
+    await world.untilStored(4);
+    await world.stop();
+    assert.deepEqual(world.said, ['stray blocks']);
+    await world.assertComplete({ others: 0 });
+    rmSync(`${world.spoolFolder}-stray`, { recursive: true });
+  });
+
+  test('a crash between store and record, after a block of many entries: nothing is there twice', async () => {
+    for (let i = 0; i < 16; i += 1) await world.answer(60);
+    // The record in Redis is of before.
+    world.crashAtInsert((block) => world.store.insert(block));
+    await world.start();
+    await until('a block is stored', async () => (await world.store.head()).size > 0);
+    await world.crashed({ spool: 'lost' });
+    await world.start();
+    await world.answer(1);
+    await world.finish(961);
+  });
+
+  test('a crash between spool and record, and another before anything is recorded: nothing is there twice', async () => {
+    await world.startAndStore(2);
+    // The block is in the spool, the record in Redis is of before.
+    world.crashAtInsert();
+    await world.answer(3);
+    await world.crashed({ spool: 'kept' });
+    await world.start();
+    await world.untilStored(5);
+    await world.stop();
+    assert.equal((await world.openWriter()).head.size, 5);
+    await world.start();
+    await world.answer(1);
+    await world.finish(6);
+  });
+
+  test('Redis falls back to before an outage of the store: what came in by way of the spool is known there', async () => {
+    await world.startAndStore(2);
+    await world.stop();
+    const record = await world.record();
+    await world.answer(3);
+    const [[, fields] = []] = await world.redis.xrangeBuffer(lane, '-', '+');
+    const [[id] = []] = await world.redis.xrange(lane, '-', '+');
+    world.storeAway = true;
+    const writer = await world.start();
+    await until('it is spooled', () => writer.head.size === 5);
+    world.storeAway = false;
+    await world.untilShipped(writer);
+    await world.answer(1);
+    await world.untilStored(6);
+    await until('the spool is empty', async () => (await world.spooledBlocks()) === 0);
+    await world.stop();
+    await world.redis.del(lane);
+    await world.redis.xadd(lane, id as string, 'b', fields?.[1] as Buffer);
+    await world.setRecord(record);
+    await world.start();
+    await world.answer(1);
+    await world.finish(7);
+  });
+
+  test('a block that ClickHouse takes for stored, and has not, is stored after all', async () => {
+    await world.startAndStore(2);
+    // Killed after it had noted the block, and before it had it.
+    world.crashAtInsert();
+    await world.answer(3);
+    await world.crashed({ spool: 'lost' });
+    let swallowed = 0;
+    world.insert = async (block) => {
+      swallowed += 1;
+      if (swallowed > 1) await world.store.insert(block);
+    };
+    await world.start();
+    await world.untilStored(5);
+    await world.answer(1);
+    await world.untilStored(6);
+    await world.stop();
+    assert.ok(swallowed > 1);
+    await world.assertComplete({ others: 0 });
+  });
+
+  test('a store that lost entries, and one with another entry: nothing is written', async () => {
+    await world.startAndStore(5);
+    await world.stop();
+    await world.store.client.command({ query: 'ALTER TABLE journal_events DELETE WHERE sequence >= 3 SETTINGS mutations_sync = 1' });
+    await assert.rejects(world.openWriter(), { code: 'JOURNAL_SHORTENED' });
+    await world.emptyRedis();
+    const writer = await world.openWriter();
+    assert.equal(writer.head.size, 3, 'who empties the record accepts the loss');
+  });
+});
