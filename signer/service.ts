@@ -20,9 +20,10 @@ import { createCallMemory } from './call-watch.ts';
 import { watchClock } from './clock-watch.ts';
 import { type OpenHsm, openHsm } from './hsm-modules.ts';
 import { takeUpJournalDuties } from './journal-duties.ts';
-import { type HsmSlot, resolveHsm, slotForPurpose } from './pkcs11-module.ts';
+import { type Hsm, type HsmSlot, resolveHsm, slotForPurpose } from './pkcs11-module.ts';
 import { createPaceMemory } from './session-pace.ts';
 import { createTsuMemory, writeTsus } from './shared-tsus.ts';
+import { SlotTeller } from './slot-status.ts';
 import { SlotTsus } from './slot-tsus.ts';
 import { createFailureLog } from './stamp-failures.ts';
 import type { StampedBatch, StampWorkerData, Tsu } from './stamp-task.ts';
@@ -62,7 +63,7 @@ const connect = async (config: Config, name: string, role: 'command' | 'blocking
 };
 
 /** What the pool makes of one lane entry, counted once its answer is on its way. */
-const createWork = (pool: StampingPool, metrics: SignerMetrics, tellFailure: (batch: StampedBatch) => void) => {
+const createWork = (pool: StampingPool, metrics: SignerMetrics, tell: (batch: StampedBatch) => void) => {
   const count = (batch: StampedBatch, queuedMs: number, workedMs: number): void => {
     const { outcomes, signMs } = batch;
     metrics.stage('queue', Math.max(0, queuedMs) / 1_000);
@@ -74,7 +75,7 @@ const createWork = (pool: StampingPool, metrics: SignerMetrics, tellFailure: (ba
     }
     metrics.batch(requests);
     metrics.signatures(outcomes.granted, signMs / 1_000);
-    tellFailure(batch);
+    tell(batch);
   };
   return async (entry: LaneEntry): Promise<LaneAnswerBatch> => {
     const handed = monotonicMs();
@@ -124,12 +125,13 @@ const startPool = (
 };
 
 /** A slot without a TSU, as a new one is, waits for its first: no signer, no readiness. @throws TSU_NONE_ACTIVE when there is none in time */
-const firstTsus = async (slotTsus: SlotTsus, slot: HsmSlot): Promise<readonly Tsu[]> => {
+const firstTsus = async (slotTsus: SlotTsus, slot: HsmSlot, waiting: () => void): Promise<readonly Tsu[]> => {
   const until = monotonicMs() + firstTsuMsMax;
   for (;;) {
     const tsus = await slotTsus.look(Date.now());
     if (tsus?.some(({ activeFromMs }) => activeFromMs <= Date.now())) return tsus;
     if (monotonicMs() > until) throw new SigilloError('TSU_NONE_ACTIVE', `token ${slot.label}`);
+    waiting();
     await delay(followEveryMs);
   }
 };
@@ -172,13 +174,32 @@ export interface SignerOptions {
 export const startSigner = async (config: Config, log: Logger, options: SignerOptions = {}): Promise<SignerService> => {
   const hsm = resolveHsm(config);
   const slot = slotForPurpose(hsm, 'timestamp', options.slot);
+  // Before the token: what becomes of it is told there.
+  const command = await connect(config, 'signer', 'command', log);
+  const teller = await SlotTeller.start({ redis: command, slot, log });
+  try {
+    return await serveSlot({ config, log, hsm, slot, command, teller });
+  } catch (error) {
+    await teller.end(error);
+    throw error;
+  }
+};
+
+interface SlotParts {
+  readonly config: Config;
+  readonly log: Logger;
+  readonly hsm: Hsm;
+  readonly slot: HsmSlot;
+  readonly command: RedisClient;
+  readonly teller: SlotTeller;
+}
+
+const serveSlot = async ({ config, log, hsm, slot, command, teller }: SlotParts): Promise<SignerService> => {
   const module = openHsm(hsm);
   module.login(slot);
-
-  const command = await connect(config, 'signer', 'command', log);
   const blocking = await connect(config, 'signer-reader', 'blocking', log);
   const slotTsus = new SlotTsus({ config, redis: command, module, slot, log });
-  let tsus = await firstTsus(slotTsus, slot);
+  let tsus = await firstTsus(slotTsus, slot, () => teller.waiting());
   const current = (): Tsu | undefined => tsus.find(({ activeFromMs }) => activeFromMs <= Date.now());
   const journal = await takeUpJournalDuties({ config, log, command, hsm, module, tsu: current });
 
@@ -195,6 +216,11 @@ export const startSigner = async (config: Config, log: Logger, options: SignerOp
     journalKeyUp: () => journal.keyUp,
   });
   registerClockMetrics(metrics.registry, () => clock.picture());
+  const tellFailure = createFailureLog(log);
+  const told = (batch: StampedBatch): void => {
+    tellFailure(batch);
+    teller.batch(batch);
+  };
   responder = await LaneResponder.start({
     command,
     blocking,
@@ -203,7 +229,7 @@ export const startSigner = async (config: Config, log: Logger, options: SignerOp
     capacity: pool.threads * config.signer.batchesPerWorker,
     deadAfterMs: config.signer.deadAfterMs,
     deadlineMs: config.timestamp.deadlineMs,
-    work: createWork(pool, metrics, createFailureLog(log)),
+    work: createWork(pool, metrics, told),
     on: {
       claimed(entries) {
         metrics.claimed(entries);
@@ -217,6 +243,10 @@ export const startSigner = async (config: Config, log: Logger, options: SignerOp
     },
   });
   log.info({ slot: slot.label, tsu: current()?.id, key: current()?.keyLabel, threads: pool.threads }, 'signer: stamping');
+  teller.serving(() => ({
+    sessions: { busy: Math.min(pool.busy, pool.atOnce), open: pool.atOnce, max: pool.atMost },
+    tsus: tsus.filter(({ activeFromMs }) => activeFromMs <= Date.now()),
+  }));
   const lane = responder;
   let failure: Error | undefined;
 
@@ -225,9 +255,10 @@ export const startSigner = async (config: Config, log: Logger, options: SignerOp
     failure = error;
     log.error({ slot: slot.label, err: error }, 'signer: the slot is given up; a new process takes it up again');
     blocking.disconnect();
-    await Promise.race([lane.abandon(), delay(abandonMsMax)]).catch((cause: unknown) =>
+    const abandoned = Promise.race([lane.abandon(), delay(abandonMsMax)]).catch((cause: unknown) =>
       log.error({ err: cause }, 'lane: could not be abandoned'),
     );
+    await Promise.all([abandoned, teller.end(error)]);
     return error;
   };
 
@@ -254,6 +285,7 @@ export const startSigner = async (config: Config, log: Logger, options: SignerOp
         await pool.close();
       }
       clock.close();
+      await teller.end();
       await journal.stop(reason);
       command.disconnect();
       blocking.disconnect();
