@@ -3,7 +3,7 @@
  * worker threads. Without its key it does not start; without Redis it waits; what it has read it answers before it stops.
  */
 import { randomBytes } from 'node:crypto';
-import { availableParallelism, hostname } from 'node:os';
+import { hostname } from 'node:os';
 import { setTimeout as delay } from 'node:timers/promises';
 import { SigilloError } from '../config/errors.ts';
 import type { Config } from '../config/schema.ts';
@@ -21,6 +21,7 @@ import { watchClock } from './clock-watch.ts';
 import { type OpenHsm, openHsm } from './hsm-modules.ts';
 import { takeUpJournalDuties } from './journal-duties.ts';
 import { type Hsm, type HsmSlot, resolveHsm, slotForPurpose } from './pkcs11-module.ts';
+import { stampingSessions, stampingThreads } from './session-count.ts';
 import { createPaceMemory } from './session-pace.ts';
 import { createTsuMemory, writeTsus } from './shared-tsus.ts';
 import { SlotTeller } from './slot-status.ts';
@@ -45,12 +46,6 @@ const followEveryMs = 250;
 const firstTsuMsMax = 60_000;
 /** Redis may be away as well; then others claim the entries when this signer's last sign of life is old enough. */
 const abandonMsMax = 500;
-/** Sessions of a slot whose configuration names none: about 30 operations in flight is what network HSMs make the most of. */
-const defaultSessions = 32;
-
-/** Sessions for stamping: one TSU has one in each thread, and around a change of keys there are two; one is the login's. */
-const sessionsFor = (limit: number | undefined, wanted: number): number =>
-  limit === undefined ? wanted : Math.max(1, Math.min(wanted, Math.floor((limit - 1) / 2)));
 
 const connect = async (config: Config, name: string, role: 'command' | 'blocking', log: Logger): Promise<RedisClient> => {
   const client = connectRedis(config, name, role);
@@ -102,7 +97,6 @@ const startPool = (
   { tsuMemory, clockMemory }: Pick<StampWorkerData, 'tsuMemory' | 'clockMemory'>,
 ): Promise<StampingPool> => {
   const embedded = config.hsm.mode === 'embedded';
-  const threads = config.signer.workers ?? availableParallelism();
   const { handle } = module.findSlot(slot.label);
   return StampingPool.start({
     data: {
@@ -116,8 +110,8 @@ const startPool = (
       callMemory: createCallMemory(),
       paceMemory: createPaceMemory(embedded ? 0 : Math.ceil(1_000 / config.signer.sessionsPerSecond)),
     },
-    threads,
-    sessionsMax: sessionsFor(module.sessionLimit(slot.label), slot.sessions ?? (embedded ? threads : defaultSessions)),
+    threads: stampingThreads(config),
+    sessionsMax: stampingSessions(config, slot, module.sessionLimit(slot.label)),
     inline: embedded,
     callMsMax: config.signer.callMsMax,
     keepAliveMs: config.signer.keepAliveMs,
