@@ -1,5 +1,5 @@
 /**
- * What the first start tells the journal: the keys and certificates that it makes. It runs with or without a Redis, so events go to
+ * What the first start, and commands that make keys, tell the journal: the keys and certificates. They run with or without a Redis, so events go to
  * the outbox of the home folder (observability/journal/outbox.ts), before the file is written that puts them to use.
  */
 import { hash, type X509Certificate } from 'node:crypto';
@@ -16,11 +16,22 @@ const actor = 'first-start';
 const tell = <K extends EventKind>(config: Config, event: RecordedEvent<K>): void =>
   appendToOutbox(homePaths(config.home).journalOutbox, draftOf(event, actor));
 
+/** Who did it, when it was not the first start. */
+export type By = NonNullable<RecordedEvent<'key.generated'>['by']>;
+
+const keyDetail = (token: string, key: Pick<TokenKey, 'scheme' | 'spki'>) => ({
+  token,
+  algorithm: algorithmName(key.scheme),
+  spkiSha256: hash('sha256', key.spki, 'buffer'),
+});
+
 /** A key was made in the token of this label. */
-export const tellKeyGenerated = (config: Config, token: string, key: TokenKey): void => {
-  const detail = { token, algorithm: algorithmName(key.scheme), spkiSha256: hash('sha256', key.spki, 'buffer') };
-  tell(config, { kind: 'key.generated', subject: key.label, outcome: 'success', detail });
-};
+export const tellKeyGenerated = (config: Config, token: string, key: TokenKey, by?: By): void =>
+  tell(config, { kind: 'key.generated', subject: key.label, outcome: 'success', detail: keyDetail(token, key), ...(by && { by }) });
+
+/** A key of the token of this label was destroyed. */
+export const tellKeyDestroyed = (config: Config, token: string, key: TokenKey, by: By): void =>
+  tell(config, { kind: 'key.destroyed', subject: key.label, outcome: 'success', detail: keyDetail(token, key), by });
 
 /** A certificate was issued. @param profile name of the profile that it follows (authority/profiles.ts) */
 export const tellCertificateIssued = (config: Config, profile: string, certificate: X509Certificate): void => {

@@ -12,6 +12,7 @@ import type { VerifyJournalOptions } from './commands/journal-verify.ts';
 import type { StampCommandOptions } from './commands/timestamp.ts';
 import type { FindCommandOptions } from './commands/timestamp-find.ts';
 import type { VerifyCommandOptions } from './commands/timestamp-verify.ts';
+import { addHsmCommands } from './hsm-program.ts';
 import { addCeremonyCommands, addTsuCommands } from './tsu-program.ts';
 
 const exitFailure = 1;
@@ -275,6 +276,7 @@ const buildProgram = (): Command => {
   addConfigCommands(program);
   addClientCommands(program);
   addTimestampCommands(program);
+  addHsmCommands(program);
   addTsuCommands(program);
   addCeremonyCommands(program);
   const journal = program.command('journal').description('read the journal, and prove that nobody has changed it');

@@ -93,6 +93,13 @@ export const errorCatalogue = {
     final,
   ),
   HSM_KEY_PURPOSE: entry('The key may not be used for this purpose.', 'Give each purpose its own key (hsm.slots[].purposes).', 0, final),
+  HSM_KEY_EXISTS: entry('A key of this label is in the token already.', 'Choose another label: nothing is overwritten.', 0, final),
+  HSM_KEY_IN_USE: entry(
+    'The key is needed, and is not destroyed.',
+    'The message says by what; retire a timestamping unit first (`sigillo tsu retire`).',
+    0,
+    final,
+  ),
   HSM_DEVICE: entry('The token failed while it was used.', 'Check the device; the work is tried elsewhere or refused.', 503, again),
   HSM_REQUEST: entry(
     'The token refused the operation itself.',

@@ -88,7 +88,7 @@ const redisSchema = z
   .default({ mode: 'embedded', serverPath: 'redis-server', maxMemoryMb: 2_048 });
 
 /** Variables that a module reads when it is loaded (for example the path of its own configuration file). */
-const moduleEnvironment = z.record(z.string().regex(/^[A-Z][A-Z0-9_]*$/), z.string());
+const moduleEnvironment = z.record(z.string().regex(/^[A-Za-z_][A-Za-z0-9_]*$/), z.string()); // Luna's is ChrystokiConfigurationPath
 
 const slotSchema = z.strictObject({
   /** Slots are found by the label of their token, never by their number. */

@@ -16,8 +16,10 @@ import { JournalRecorder } from '../observability/journal/recorder.ts';
 import { recordStart, recordStop } from '../observability/journal/service-events.ts';
 import type { Logger } from '../observability/log.ts';
 import type { HealthItem } from '../observability/ops-app.ts';
+import { registerSlotMetrics } from '../observability/slot-metrics.ts';
 import { LaneRequester } from '../queue/lane-requester.ts';
 import { connectRedis, type RedisClient, redisHealth } from '../queue/redis.ts';
+import { readSlots } from '../queue/slot-status.ts';
 import { createAccessGuard } from './access-guard.ts';
 import { createArchiveApp } from './archive-app.ts';
 import { batchSizes } from './batch-size.ts';
@@ -210,6 +212,7 @@ export const startGateway = async (config: Config, log: Logger): Promise<Gateway
     journalWaiting: () => backlog.waiting,
     journalEventsLost: () => recorder.lost,
   });
+  registerSlotMetrics(metrics.registry, () => readSlots(command));
   lane = new LaneRequester({
     command,
     blocking,

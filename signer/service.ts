@@ -3,7 +3,7 @@
  * worker threads. Without its key it does not start; without Redis it waits; what it has read it answers before it stops.
  */
 import { randomBytes } from 'node:crypto';
-import { availableParallelism, hostname } from 'node:os';
+import { hostname } from 'node:os';
 import { setTimeout as delay } from 'node:timers/promises';
 import { SigilloError } from '../config/errors.ts';
 import type { Config } from '../config/schema.ts';
@@ -13,16 +13,18 @@ import type { HealthItem } from '../observability/ops-app.ts';
 import { createSignerMetrics, type SignerMetrics } from '../observability/signer-metrics.ts';
 import { stampOutcomes } from '../queue/answer-block.ts';
 import { HandedBack, type LaneAnswerBatch, type LaneEntry, LaneResponder } from '../queue/lane-responder.ts';
-import { redisHealth } from '../queue/redis.ts';
+import { type RedisClient, redisHealth } from '../queue/redis.ts';
 import { monotonicMs } from '../queue/redis-clock.ts';
 import { createCallMemory } from './call-watch.ts';
 import { watchClock } from './clock-watch.ts';
 import { type OpenHsm, openHsm } from './hsm-modules.ts';
 import { takeUpJournalDuties } from './journal-duties.ts';
-import { type HsmSlot, resolveHsm, slotForPurpose } from './pkcs11-module.ts';
+import { type Hsm, type HsmSlot, resolveHsm, slotForPurpose } from './pkcs11-module.ts';
 import { connect } from './redis-connection.ts';
+import { stampingSessions, stampingThreads } from './session-count.ts';
 import { createPaceMemory } from './session-pace.ts';
 import { createTsuMemory, writeTsus } from './shared-tsus.ts';
+import { SlotTeller } from './slot-status.ts';
 import { SlotTsus } from './slot-tsus.ts';
 import { createFailureLog } from './stamp-failures.ts';
 import type { StampedBatch, StampWorkerData, Tsu } from './stamp-task.ts';
@@ -42,15 +44,9 @@ const followEveryMs = 250;
 const firstTsuMsMax = 60_000;
 /** Redis may be away as well; then others claim the entries when this signer's last sign of life is old enough. */
 const abandonMsMax = 500;
-/** Sessions of a slot whose configuration names none: about 30 operations in flight is what network HSMs make the most of. */
-const defaultSessions = 32;
-
-/** Sessions for stamping: one TSU has one in each thread, and around a change of keys there are two; one is the login's. */
-const sessionsFor = (limit: number | undefined, wanted: number): number =>
-  limit === undefined ? wanted : Math.max(1, Math.min(wanted, Math.floor((limit - 1) / 2)));
 
 /** What the pool makes of one lane entry, counted once its answer is on its way. */
-const createWork = (pool: StampingPool, metrics: SignerMetrics, tellFailure: (batch: StampedBatch) => void) => {
+const createWork = (pool: StampingPool, metrics: SignerMetrics, tell: (batch: StampedBatch) => void) => {
   const count = (batch: StampedBatch, queuedMs: number, workedMs: number): void => {
     const { outcomes, signMs } = batch;
     metrics.stage('queue', Math.max(0, queuedMs) / 1_000);
@@ -62,7 +58,7 @@ const createWork = (pool: StampingPool, metrics: SignerMetrics, tellFailure: (ba
     }
     metrics.batch(requests);
     metrics.signatures(outcomes.granted, signMs / 1_000);
-    tellFailure(batch);
+    tell(batch);
   };
   return async (entry: LaneEntry): Promise<LaneAnswerBatch> => {
     const handed = monotonicMs();
@@ -89,7 +85,6 @@ const startPool = (
   { tsuMemory, clockMemory }: Pick<StampWorkerData, 'tsuMemory' | 'clockMemory'>,
 ): Promise<StampingPool> => {
   const embedded = config.hsm.mode === 'embedded';
-  const threads = config.signer.workers ?? availableParallelism();
   const { handle } = module.findSlot(slot.label);
   return StampingPool.start({
     data: {
@@ -103,8 +98,8 @@ const startPool = (
       callMemory: createCallMemory(),
       paceMemory: createPaceMemory(embedded ? 0 : Math.ceil(1_000 / config.signer.sessionsPerSecond)),
     },
-    threads,
-    sessionsMax: sessionsFor(module.sessionLimit(slot.label), slot.sessions ?? (embedded ? threads : defaultSessions)),
+    threads: stampingThreads(config),
+    sessionsMax: stampingSessions(config, slot, module.sessionLimit(slot.label)),
     inline: embedded,
     callMsMax: config.signer.callMsMax,
     keepAliveMs: config.signer.keepAliveMs,
@@ -112,12 +107,13 @@ const startPool = (
 };
 
 /** A slot without a TSU, as a new one is, waits for its first: no signer, no readiness. @throws TSU_NONE_ACTIVE when there is none in time */
-const firstTsus = async (slotTsus: SlotTsus, slot: HsmSlot): Promise<readonly Tsu[]> => {
+const firstTsus = async (slotTsus: SlotTsus, slot: HsmSlot, waiting: () => void): Promise<readonly Tsu[]> => {
   const until = monotonicMs() + firstTsuMsMax;
   for (;;) {
     const tsus = await slotTsus.look(Date.now());
     if (tsus?.some(({ activeFromMs }) => activeFromMs <= Date.now())) return tsus;
     if (monotonicMs() > until) throw new SigilloError('TSU_NONE_ACTIVE', `token ${slot.label}`);
+    waiting();
     await delay(followEveryMs);
   }
 };
@@ -160,13 +156,32 @@ export interface SignerOptions {
 export const startSigner = async (config: Config, log: Logger, options: SignerOptions = {}): Promise<SignerService> => {
   const hsm = resolveHsm(config);
   const slot = slotForPurpose(hsm, 'timestamp', options.slot);
+  // Before the token: what becomes of it is told there.
+  const command = await connect(config, 'signer', 'command', log);
+  const teller = await SlotTeller.start({ redis: command, slot, log });
+  try {
+    return await serveSlot({ config, log, hsm, slot, command, teller });
+  } catch (error) {
+    await teller.end(error);
+    throw error;
+  }
+};
+
+interface SlotParts {
+  readonly config: Config;
+  readonly log: Logger;
+  readonly hsm: Hsm;
+  readonly slot: HsmSlot;
+  readonly command: RedisClient;
+  readonly teller: SlotTeller;
+}
+
+const serveSlot = async ({ config, log, hsm, slot, command, teller }: SlotParts): Promise<SignerService> => {
   const module = openHsm(hsm);
   module.login(slot);
-
-  const command = await connect(config, 'signer', 'command', log);
   const blocking = await connect(config, 'signer-reader', 'blocking', log);
   const slotTsus = new SlotTsus({ config, redis: command, module, slot, log });
-  let tsus = await firstTsus(slotTsus, slot);
+  let tsus = await firstTsus(slotTsus, slot, () => teller.waiting());
   const current = (): Tsu | undefined => tsus.find(({ activeFromMs }) => activeFromMs <= Date.now());
   const journal = await takeUpJournalDuties({ config, log, command, hsm, module, tsu: current });
 
@@ -183,6 +198,11 @@ export const startSigner = async (config: Config, log: Logger, options: SignerOp
     journalKeyUp: () => journal.keyUp,
   });
   registerClockMetrics(metrics.registry, () => clock.picture());
+  const tellFailure = createFailureLog(log);
+  const told = (batch: StampedBatch): void => {
+    tellFailure(batch);
+    teller.batch(batch);
+  };
   responder = await LaneResponder.start({
     command,
     blocking,
@@ -191,7 +211,7 @@ export const startSigner = async (config: Config, log: Logger, options: SignerOp
     capacity: pool.threads * config.signer.batchesPerWorker,
     deadAfterMs: config.signer.deadAfterMs,
     deadlineMs: config.timestamp.deadlineMs,
-    work: createWork(pool, metrics, createFailureLog(log)),
+    work: createWork(pool, metrics, told),
     on: {
       claimed(entries) {
         metrics.claimed(entries);
@@ -205,6 +225,10 @@ export const startSigner = async (config: Config, log: Logger, options: SignerOp
     },
   });
   log.info({ slot: slot.label, tsu: current()?.id, key: current()?.keyLabel, threads: pool.threads }, 'signer: stamping');
+  teller.serving(() => ({
+    sessions: { busy: Math.min(pool.busy, pool.atOnce), open: pool.atOnce, max: pool.atMost },
+    tsus: tsus.filter(({ activeFromMs }) => activeFromMs <= Date.now()),
+  }));
   const lane = responder;
   let failure: Error | undefined;
 
@@ -213,9 +237,10 @@ export const startSigner = async (config: Config, log: Logger, options: SignerOp
     failure = error;
     log.error({ slot: slot.label, err: error }, 'signer: the slot is given up; a new process takes it up again');
     blocking.disconnect();
-    await Promise.race([lane.abandon(), delay(abandonMsMax)]).catch((cause: unknown) =>
+    const abandoned = Promise.race([lane.abandon(), delay(abandonMsMax)]).catch((cause: unknown) =>
       log.error({ err: cause }, 'lane: could not be abandoned'),
     );
+    await Promise.all([abandoned, teller.end(error)]);
     return error;
   };
 
@@ -242,6 +267,7 @@ export const startSigner = async (config: Config, log: Logger, options: SignerOp
         await pool.close();
       }
       clock.close();
+      await teller.end();
       await journal.stop(reason);
       command.disconnect();
       blocking.disconnect();

@@ -3,6 +3,16 @@ import { SigilloError } from '../config/errors.ts';
 import { ckrCode, ckrName, classifyPkcs11Error } from './pkcs11-errors.ts';
 import type { SlotFailure } from './stamp-task.ts';
 
+/** A slot that has failed, as operators are told; it keeps the class that its thread has found. */
+export class SlotError extends SigilloError {
+  readonly errorClass: SlotFailure['errorClass'];
+
+  constructor({ errorClass, message }: SlotFailure) {
+    super(errorClass === 'credential' ? 'HSM_PIN_REFUSED' : 'HSM_DEVICE', message);
+    this.errorClass = errorClass;
+  }
+}
+
 /** Thrown through a batch when the token fails. */
 export class SlotFailed extends Error {}
 

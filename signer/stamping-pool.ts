@@ -17,7 +17,8 @@ import { monotonicMs } from '../queue/redis-clock.ts';
 import { countStampRequests } from '../queue/stamp-messages.ts';
 import { longestCallMs } from './call-watch.ts';
 import { Parallelism } from './parallelism.ts';
-import type { SlotFailure, StampedBatch, StampTask, StampTaskResult, StampWorkerData } from './stamp-task.ts';
+import { SlotError } from './slot-failure.ts';
+import type { StampedBatch, StampTask, StampTaskResult, StampWorkerData } from './stamp-task.ts';
 import { Stamper } from './stamper.ts';
 
 /** The reader waits for so long at most: less than a worker's wake-ups and one signature take. */
@@ -49,10 +50,6 @@ interface Waiting {
   readonly done: (result: StampedBatch) => void;
   readonly failed: (error: unknown) => void;
 }
-
-/** The error for operators. */
-const slotError = ({ errorClass, message }: SlotFailure): SigilloError =>
-  new SigilloError(errorClass === 'credential' ? 'HSM_PIN_REFUSED' : 'HSM_DEVICE', message);
 
 export class StampingPool {
   /** Resolves with what the token has failed with. */
@@ -107,7 +104,7 @@ export class StampingPool {
     try {
       const looks = await Promise.all(workers.threads.map(() => workers.run(undefined)));
       const failed = looks.find((result) => result?.kind === 'slotFailed');
-      if (failed?.kind === 'slotFailed') throw slotError(failed);
+      if (failed?.kind === 'slotFailed') throw new SlotError(failed);
       return new StampingPool(options, workers);
     } catch (error) {
       await workers.destroy();
@@ -127,6 +124,11 @@ export class StampingPool {
   /** Signatures that may be in the token at once now. */
   get atOnce(): number {
     return this.#parallelism.current;
+  }
+
+  /** Signatures that may ever be in the token at once. */
+  get atMost(): number {
+    return this.#options.sessionsMax;
   }
 
   /** A call into the module does not come back: the process cannot end in order any more. */
@@ -150,13 +152,13 @@ export class StampingPool {
     for (let n = 0; n < this.threads; n += 1) {
       this.#workers.run(undefined).then(
         (result) => {
-          if (result?.kind === 'slotFailed') this.#giveUp(slotError(result));
+          if (result?.kind === 'slotFailed') this.#giveUp(new SlotError(result));
         },
         (error: unknown) => this.#giveUp(new SigilloError('HSM_DEVICE', (error as Error).message, { cause: error })),
       );
     }
     const failed = this.#stamper?.look();
-    if (failed !== undefined) this.#giveUp(slotError(failed));
+    if (failed !== undefined) this.#giveUp(new SlotError(failed));
   }
 
   /** Finishes what is under way, and closes the sessions. */
@@ -202,7 +204,7 @@ export class StampingPool {
   }
 
   #stamped(result: StampTaskResult): StampedBatch {
-    if (result.kind === 'slotFailed') throw this.#giveUp(slotError(result));
+    if (result.kind === 'slotFailed') throw this.#giveUp(new SlotError(result));
     if (result.kind === 'malformed') throw new SigilloError('LANE_ENTRY_MALFORMED', result.message);
     return result;
   }

@@ -38,7 +38,7 @@ interface Pair {
 }
 
 /** Value of a CKA type; one that the token lacks, leaves empty or does not tell is undefined, every other failure is thrown. */
-const bytes = (object: SessionObject | undefined, type: number): Buffer | undefined => {
+export const attributeOf = (object: SessionObject | undefined, type: number): Buffer | undefined => {
   try {
     const value: unknown = object?.getAttribute(type);
     return Buffer.isBuffer(value) && value.length > 0 ? value : undefined;
@@ -50,22 +50,23 @@ const bytes = (object: SessionObject | undefined, type: number): Buffer | undefi
 
 /** CKA_LOCAL: made in this token. A token sets it when the key has its values. */
 const isLocal = (object: SessionObject): boolean | undefined => {
-  const value = bytes(object, pkcs11.CKA_LOCAL);
+  const value = attributeOf(object, pkcs11.CKA_LOCAL);
   return value === undefined ? undefined : value[0] === 1;
 };
 
-const findAll = (session: Session, template: ITemplate): SessionObject[] => {
+/** Objects of a token that fit. */
+export const findObjects = (session: Session, template: ITemplate): SessionObject[] => {
   const found = session.find(template);
   return Array.from({ length: found.length }, (_, i) => found.items(i));
 };
 
 const findPair = (session: Session, label: string): Pair => {
-  const [privateKey, another] = findAll(session, { class: ObjectClass.PRIVATE_KEY, label });
+  const [privateKey, another] = findObjects(session, { class: ObjectClass.PRIVATE_KEY, label });
   if (another !== undefined) throw new SigilloError('HSM_KEY_MISMATCH', `the label "${label}" names more than one private key`);
   // Tools label the public half as they like, but the CKA_ID is common to both (PKCS#11 v3.1, 4.7.2).
-  const id = bytes(privateKey, pkcs11.CKA_ID);
-  const byId = id === undefined ? [] : findAll(session, { class: ObjectClass.PUBLIC_KEY, id });
-  const publicKey = byId[0] ?? findAll(session, { class: ObjectClass.PUBLIC_KEY, label })[0];
+  const id = attributeOf(privateKey, pkcs11.CKA_ID);
+  const byId = id === undefined ? [] : findObjects(session, { class: ObjectClass.PUBLIC_KEY, id });
+  const publicKey = byId[0] ?? findObjects(session, { class: ObjectClass.PUBLIC_KEY, label })[0];
   return { ...(privateKey && { privateKey }), ...(publicKey && { publicKey }) };
 };
 
@@ -75,8 +76,9 @@ const stateOfPair = ({ privateKey, publicKey }: Pair): KeyState => {
   // a private half that was not is a generation that ended in between. Imported pairs say false on both halves.
   // A lone private half is whole only where it tells the public values itself (RSA).
   if (publicKey === undefined)
-    return bytes(privateKey, pkcs11.CKA_MODULUS) === undefined || isLocal(privateKey) === false ? 'unfinished' : 'whole';
-  if (bytes(publicKey, pkcs11.CKA_EC_POINT) === undefined && bytes(publicKey, pkcs11.CKA_MODULUS) === undefined) return 'unfinished';
+    return attributeOf(privateKey, pkcs11.CKA_MODULUS) === undefined || isLocal(privateKey) === false ? 'unfinished' : 'whole';
+  if (attributeOf(publicKey, pkcs11.CKA_EC_POINT) === undefined && attributeOf(publicKey, pkcs11.CKA_MODULUS) === undefined)
+    return 'unfinished';
   return isLocal(publicKey) === true && isLocal(privateKey) === false ? 'unfinished' : 'whole';
 };
 
@@ -87,7 +89,8 @@ export const keyState = (session: Session, label: string): KeyState =>
 /** CKA_EC_POINT is a DER OCTET STRING around the point (PKCS#11 v3.1, 6.3.3); some tokens give the bare point. */
 const ecPoint = (value: Buffer): Buffer => (value[0] === 0x04 && value[1] === value.length - 2 ? value.subarray(2) : value);
 
-const describeScheme = (scheme: KeyScheme): string => (scheme.kind === 'ecdsa' ? `EC ${scheme.curve}` : `RSA ${scheme.bits}`);
+/** Type and size of a key, for people. */
+export const describeScheme = (scheme: KeyScheme): string => (scheme.kind === 'ecdsa' ? `EC ${scheme.curve}` : `RSA ${scheme.bits}`);
 
 const publicKeyInfo = ({ privateKey, publicKey }: Pair, label: string, scheme: KeyScheme): Der => {
   const wrong = (): never => {
@@ -97,14 +100,14 @@ const publicKeyInfo = ({ privateKey, publicKey }: Pair, label: string, scheme: K
     );
   };
   if (scheme.kind === 'ecdsa') {
-    const point = bytes(publicKey, pkcs11.CKA_EC_POINT);
-    const parameters = bytes(publicKey, pkcs11.CKA_EC_PARAMS);
+    const point = attributeOf(publicKey, pkcs11.CKA_EC_POINT);
+    const parameters = attributeOf(publicKey, pkcs11.CKA_EC_PARAMS);
     if (point === undefined || parameters === undefined || !parameters.equals(ecParameters(scheme.curve))) return wrong();
     return ecPublicKeyInfo(scheme.curve, ecPoint(point));
   }
   // An RSA private key tells its public values itself, so a token without public objects will do.
-  const modulus = bytes(publicKey, pkcs11.CKA_MODULUS) ?? bytes(privateKey, pkcs11.CKA_MODULUS);
-  const exponent = bytes(publicKey, pkcs11.CKA_PUBLIC_EXPONENT) ?? bytes(privateKey, pkcs11.CKA_PUBLIC_EXPONENT);
+  const modulus = attributeOf(publicKey, pkcs11.CKA_MODULUS) ?? attributeOf(privateKey, pkcs11.CKA_MODULUS);
+  const exponent = attributeOf(publicKey, pkcs11.CKA_PUBLIC_EXPONENT) ?? attributeOf(privateKey, pkcs11.CKA_PUBLIC_EXPONENT);
   if (modulus === undefined || exponent === undefined) return wrong();
   const significant = modulus.subarray(modulus.findIndex((octet) => octet !== 0));
   if (significant.length * 8 !== scheme.bits) return wrong();
@@ -133,7 +136,7 @@ export const findKey = (session: Session, label: string, scheme: KeyScheme): Tok
     if (pair.privateKey === undefined || stateOfPair(pair) !== 'whole') return undefined;
     const privateHandle = pair.privateKey.handle;
     const spki = publicKeyInfo(pair, label, scheme);
-    const id = bytes(pair.privateKey, pkcs11.CKA_ID) ?? Buffer.alloc(0);
+    const id = attributeOf(pair.privateKey, pkcs11.CKA_ID) ?? Buffer.alloc(0);
     return { label, id, scheme, spki, privateHandle, sign: signer(session, privateHandle, label, scheme) };
   });
 

@@ -21,9 +21,8 @@ import {
 } from '../../pki/certification-request.ts';
 import { samePublicKey } from '../../pki/public-key.ts';
 import { tsuProfileFault } from '../../pki/tsu-profile.ts';
-import { Lease } from '../../queue/lease.ts';
 import type { RedisClient } from '../../queue/redis.ts';
-import { changeTsu, readTsus, type TsuChange, type TsuRecord, tokenName, tsuRegisterKeys } from '../../queue/tsu-register.ts';
+import { changeTsu, readTsus, type TsuChange, type TsuRecord } from '../../queue/tsu-register.ts';
 import { createApprovals } from '../../signer/dual-control.ts';
 import { type OpenHsm, openHsm } from '../../signer/hsm-modules.ts';
 import { resolveHsm, slotForPurpose } from '../../signer/pkcs11-module.ts';
@@ -32,9 +31,9 @@ import { chainOctets, isUnreadable, TsuFolder, tsuId, useOfCertificate } from '.
 import { TsuLifecycle } from '../../signer/tsu-lifecycle.ts';
 import { checkPath, hasTimeStampingUsage, readCertificates } from '../installed-tsu.ts';
 import { operatorName } from './operator.ts';
-import { awaitThat, withRegister } from './tsu.ts';
+import { holdToken } from './token-lease.ts';
+import { withRegister } from './tsu.ts';
 
-const leaseMs = 120_000;
 const operator = { role: 'operator', actor: operatorName() } as const;
 const tell = tsuChangeTeller(operator);
 const print = (text: string): void => void process.stdout.write(text);
@@ -84,9 +83,7 @@ const makeKey = async (redis: RedisClient, config: Config, { module, label, seri
   const log = createLogger(config.log, 'tsu-request');
   const now = (): Date => new Date();
   const session = module.openSession(label, { readWrite: true });
-  const lease = new Lease(redis, { key: tsuRegisterKeys.lease(tokenName(label, serial)), lengthMs: leaseMs });
-  const got = await awaitThat(leaseMs / 1_000, async () => ((await lease.acquire()) ? true : undefined));
-  if (got === undefined) throw new SigilloError('TSU_STATE', 'Another process works on this token all the time.');
+  const lease = await holdToken(redis, label, serial);
   try {
     const approvals = createApprovals({ config, redis, log, now, by: operator });
     const lifecycle = new TsuLifecycle({

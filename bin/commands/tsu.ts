@@ -12,6 +12,7 @@ import { mayStamp } from '../../signer/tsu-calendar.ts';
 import { certificateOf } from '../../signer/tsu-folder.ts';
 import { commandRedis } from './command-redis.ts';
 import { operatorName } from './operator.ts';
+import { table } from './table.ts';
 
 const dayMs = 86_400_000;
 const pollMs = 100;
@@ -78,19 +79,6 @@ const describe = (record: TsuRecord, now: Date, stamps: ReadonlyMap<string, numb
     requestWaits: request !== undefined && certificate === undefined,
     ...(stamps !== undefined && { stamps: stamps.get(record.id) ?? 0 }),
   };
-};
-
-const table = (rows: readonly (readonly string[])[]): string => {
-  const widths = rows[0]?.map((_, column) => Math.max(...rows.map((row) => row[column]?.length ?? 0))) ?? [];
-  return rows
-    .map(
-      (row) =>
-        `${row
-          .map((cell, column) => cell.padEnd(widths[column] ?? 0))
-          .join('  ')
-          .trimEnd()}\n`,
-    )
-    .join('');
 };
 
 /** The state in one word, with what changes its meaning. */

@@ -68,6 +68,14 @@ export const eventCatalogue = {
   /** CRL number, decimal. */
   'crl.published': { retention: 'certificate', detail: { issuer: 'text', crl: 'octets' } },
   /**
+   * Label of the token whose keys stamp; `before` is the state that it was in last, as told in Redis, or `none`. `class` is that of the
+   * PKCS#11 error (docs/hsm.md), or `setup`.
+   */
+  'hsm.serving': { retention: 'certificate', detail: { module: 'text', before: 'text' } },
+  'hsm.failed': { retention: 'certificate', detail: { class: 'text', code: 'text', reason: 'text' } },
+  /** Label of the token. The PIN is not tried again. */
+  'hsm.pinRefused': { retention: 'certificate', detail: { reason: 'text' } },
+  /**
    * Id of the ceremony. `text` is what each operator signs; `signature` is that of the operator who is named. Refused is what did not
    * count, with its reason.
    */
