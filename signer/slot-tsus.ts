@@ -7,6 +7,7 @@ import { SigilloError } from '../config/errors.ts';
 import type { Config } from '../config/schema.ts';
 import type { Logger } from '../observability/log.ts';
 import { defaultDigest, keyScheme } from '../pki/algorithms.ts';
+import { tsuUsageLimit } from '../pki/tsu-usage.ts';
 import type { RedisClient } from '../queue/redis.ts';
 import { readTsus, readTsusVersion, type TsuRecord } from '../queue/tsu-register.ts';
 import type { OpenHsm } from './hsm-modules.ts';
@@ -23,19 +24,13 @@ export interface SlotTsusOptions {
   readonly log: Pick<Logger, 'warn'>;
 }
 
-/** A TSU with the last instant at which its key may be used, Unix milliseconds. */
-interface Candidate {
-  readonly tsu: Tsu;
-  readonly untilMs: number;
-}
-
-const ofRecord = (record: TsuRecord, token: string, digest: Tsu['signatureDigest'] | undefined): Candidate | undefined => {
+const ofRecord = (record: TsuRecord, token: string, digest: Tsu['signatureDigest'] | undefined): Tsu | undefined => {
   const { state, chain, activateAt, usableUntil, compromised, keyLabel, algorithm } = record;
   if (compromised !== undefined || (state !== 'certified' && state !== 'active')) return undefined;
   if (chain === undefined || activateAt === undefined || usableUntil === undefined) return undefined;
   const octets = chain.map((one) => new Uint8Array(Buffer.from(one, 'base64')));
   const scheme = keyScheme(algorithm);
-  const tsu = {
+  return {
     id: createHash('sha256')
       .update(octets[0] as Uint8Array)
       .digest('hex'),
@@ -45,8 +40,8 @@ const ofRecord = (record: TsuRecord, token: string, digest: Tsu['signatureDigest
     signatureDigest: digest ?? defaultDigest(scheme),
     chain: octets,
     activeFromMs: Date.parse(activateAt),
+    usableUntilMs: Date.parse(usableUntil),
   };
-  return { tsu, untilMs: Date.parse(usableUntil) };
 };
 
 export class SlotTsus {
@@ -71,12 +66,12 @@ export class SlotTsus {
     const { redis } = this.#options;
     if (this.#version !== undefined && (await readTsusVersion(redis)) === this.#version) return undefined;
     const { version, tsus } = await readTsus(redis);
-    const found = this.#candidates(tsus).filter(({ tsu, untilMs }) => untilMs >= nowMs && this.#isHere(tsu));
+    const found = this.#candidates(tsus).filter((tsu) => tsu.usableUntilMs >= nowMs && this.#isHere(tsu));
     this.#version = version;
-    return found.map(({ tsu }) => tsu).toSorted((a, b) => b.activeFromMs - a.activeFromMs);
+    return found.toSorted((a, b) => b.activeFromMs - a.activeFromMs);
   }
 
-  #candidates(records: readonly TsuRecord[]): Candidate[] {
+  #candidates(records: readonly TsuRecord[]): Tsu[] {
     const { config, slot } = this.#options;
     const { algorithm: wanted, signatureDigest: digest } = config.timestamp;
     // Keys of another algorithm are those of before it was changed.
@@ -84,22 +79,25 @@ export class SlotTsus {
       all.filter(({ algorithm }) => algorithm === wanted);
     const registered = ofAlgorithm(records).flatMap((record) => ofRecord(record, slot.label, digest) ?? []);
     const known = new Set(records.map(({ id }) => id));
-    const unregistered = ofAlgorithm(this.#folder.chains()).flatMap(({ chain, keyLabel, algorithm }): Candidate[] => {
+    const unregistered = ofAlgorithm(this.#folder.chains()).flatMap(({ chain, keyLabel, algorithm }): Tsu[] => {
       const [certificate] = chain;
       // What the register knows it decides, also that a key must not be used any more.
       if (known.has(tsuId(certificate.publicKey.export({ format: 'der', type: 'spki' })))) return [];
       const { from, until } = useOfCertificate(certificate);
       const scheme = keyScheme(algorithm);
-      const tsu = {
-        id: createHash('sha256').update(certificate.raw).digest('hex'),
-        tokenLabel: slot.label,
-        keyLabel,
-        scheme,
-        signatureDigest: digest ?? defaultDigest(scheme),
-        chain: chainOctets(chain).map((der) => new Uint8Array(Buffer.from(der, 'base64'))),
-        activeFromMs: from.getTime(),
-      };
-      return [{ tsu, untilMs: until.getTime() }];
+      return [
+        {
+          id: createHash('sha256').update(certificate.raw).digest('hex'),
+          tokenLabel: slot.label,
+          keyLabel,
+          scheme,
+          signatureDigest: digest ?? defaultDigest(scheme),
+          chain: chainOctets(chain).map((der) => new Uint8Array(Buffer.from(der, 'base64'))),
+          activeFromMs: from.getTime(),
+          // A certificate of another CA may say nothing of it; the limit holds all the same (ETSI EN 319 421, 7.7.2).
+          usableUntilMs: Math.min(until.getTime(), tsuUsageLimit(from).getTime()),
+        },
+      ];
     });
     return [...registered, ...unregistered];
   }

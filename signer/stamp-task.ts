@@ -16,6 +16,8 @@ export interface Tsu {
   readonly chain: readonly Uint8Array[];
   /** Instant of its activation, Unix milliseconds: of several TSUs the one that was activated last stamps. */
   readonly activeFromMs: number;
+  /** Last instant at which its key may sign, Unix milliseconds; its certificate may set an earlier one. */
+  readonly usableUntilMs: number;
 }
 
 /** Given to each worker thread at its start. */

@@ -51,10 +51,10 @@ export class TsuUnit {
     }
     const certificate = readSignerCertificate(tsu.chain[0] as Uint8Array);
     this.#templates = new TokenTemplates(data, tsu, certificate);
-    // The certificate says it again: whatever a schedule or the register did, the key is not used beyond its period.
+    // Here, at the signature itself: whatever a schedule or the register did, the key is not used beyond its period.
     const period = privateKeyUsagePeriod(certificate.der);
     this.#fromMs = Math.max(tsu.activeFromMs, period?.notBefore?.getTime() ?? Number.NEGATIVE_INFINITY);
-    this.#untilMs = period?.notAfter?.getTime() ?? Number.POSITIVE_INFINITY;
+    this.#untilMs = Math.min(tsu.usableUntilMs, period?.notAfter?.getTime() ?? Number.POSITIVE_INFINITY);
   }
 
   /** Whether the key may sign a token with this genTime. */

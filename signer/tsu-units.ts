@@ -4,7 +4,8 @@ import { readTsus, tsuVersion } from './shared-tsus.ts';
 import type { StampWorkerData, Tsu } from './stamp-task.ts';
 import { TsuUnit } from './tsu-unit.ts';
 
-const sameTsu = (a: Tsu, b: Tsu): boolean => a.id === b.id && a.keyLabel === b.keyLabel && a.activeFromMs === b.activeFromMs;
+const sameTsu = (a: Tsu, b: Tsu): boolean =>
+  a.id === b.id && a.keyLabel === b.keyLabel && a.activeFromMs === b.activeFromMs && a.usableUntilMs === b.usableUntilMs;
 
 export class TsuUnits {
   readonly #data: StampWorkerData;

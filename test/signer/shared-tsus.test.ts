@@ -13,6 +13,7 @@ const tsuOf = (id: string, chainOctets: number): Tsu => ({
   signatureDigest: 'sha256',
   chain: [new Uint8Array(randomBytes(chainOctets)), new Uint8Array(randomBytes(3))],
   activeFromMs: 1_795_000_000_123,
+  usableUntilMs: 1_800_000_000_123,
 });
 
 test('TSUs are read as they were written, and their version tells of a change', () => {

@@ -192,6 +192,14 @@ describe('a stamper with a key in a token', { skip: withoutSofthsm }, () => {
       assert.deepEqual(stampedBy(early), [tsu.id]);
     });
 
+    test('past its last instant a key signs nothing, whatever its certificate says', () => {
+      const now = Date.now();
+      const stamper = new Stamper({ ...data, tsuMemory: createTsuMemory([{ ...tsu, usableUntilMs: now - 1 }]) });
+      const { outcomes, failure } = stampAll(stamper, [aRequest(1)]);
+      assert.deepEqual([outcomes.granted, outcomes.systemFailure, failure?.code], [0, 1, 'TSU_NONE_ACTIVE']);
+      stamper.close();
+    });
+
     test('TSUs are taken over before the next batch; none that may be used now is systemFailure', () => {
       const tsuMemory = createTsuMemory([tsu]);
       const stamper = new Stamper({ ...data, tsuMemory });

@@ -46,6 +46,7 @@ export const createTokenTsu = async (home: string): Promise<{ module: HsmModule;
     signatureDigest: 'sha256',
     chain: [certificate.raw],
     activeFromMs: 0,
+    usableUntilMs: Number.MAX_SAFE_INTEGER,
   };
   const data: StampWorkerData = {
     modulePath: slot.modulePath,
