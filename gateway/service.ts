@@ -3,7 +3,7 @@
  * and on SIGTERM it answers what it has accepted before it goes.
  */
 import { randomBytes, type X509Certificate } from 'node:crypto';
-import { createServer, type RequestListener, type Server } from 'node:http';
+import { createServer, type IncomingMessage, type RequestListener, type Server } from 'node:http';
 import { getRequestListener } from '@hono/node-server';
 import { Hono } from 'hono';
 import { SigilloError } from '../config/errors.ts';
@@ -86,17 +86,17 @@ interface PublicServer {
 const createPublicServer = (config: Config['public'], tsa: RequestListener, app: Hono): PublicServer => {
   const others = getRequestListener(app.fetch);
   let stopping = false;
-  let open = 0;
+  const open = new Set<IncomingMessage>();
   let whenIdle: (() => void) | undefined;
   const timeouts = { requestTimeout: config.requestTimeoutMs, headersTimeout: config.requestTimeoutMs, keepAliveTimeout: 65_000 };
   // Node looks for slow clients every 30 s by default, which would make every shorter timeout one of 30 s.
   const http = createServer({ ...timeouts, connectionsCheckingInterval: Math.ceil(config.requestTimeoutMs / 4), noDelay: true });
   http.maxConnections = config.connectionsMax;
   http.on('request', (request, response) => {
-    open += 1;
+    open.add(request);
     response.on('close', () => {
-      open -= 1;
-      if (open === 0) whenIdle?.();
+      open.delete(request);
+      if (open.size === 0) whenIdle?.();
     });
     // A client that keeps its connection alive learns with its last answer that this gateway is going.
     if (stopping) response.setHeader('Connection', 'close');
@@ -108,10 +108,15 @@ const createPublicServer = (config: Config['public'], tsa: RequestListener, app:
     async close() {
       stopping = true;
       const closed = new Promise<void>((resolve) => http.close(() => resolve()));
-      if (open > 0) {
+      if (open.size > 0) {
+        // A server that is closed looks for slow clients no more (Node clears its interval): what is not here by then never will be.
+        const unfinished = setTimeout(() => {
+          for (const request of open) if (!request.complete) request.socket.destroy();
+        }, config.requestTimeoutMs);
         await new Promise<void>((resolve) => {
           whenIdle = resolve;
         });
+        clearTimeout(unfinished);
       }
       // What is open now is idle, or has not sent a whole request head: nothing of it was accepted.
       http.closeAllConnections();

@@ -115,11 +115,16 @@ describe('what a signer does for the journal', { skip: withoutSofthsm || redisSe
       ['SIGTERM'],
     );
     assert.equal(events.at(-1)?.kind, 'service.logStopped');
-    assert.equal((await eventsOf()).length, 4 + 3 + 1 + 1 + 2 + 1 + 2, 'and nothing else');
+    assert.deepEqual(
+      ofKind(events, 'hsm.serving').map(({ subject, detail }) => [subject, detail.before]),
+      [['sigillo-timestamp', 'none']],
+    );
+    assert.equal((await eventsOf()).length, 4 + 3 + 1 + 1 + 2 + 1 + 2 + 1, 'and nothing else');
   });
 
   test('the next start tells only of itself, and a Redis that lost everything gets the chains again', async () => {
     assert.deepEqual((await live()).map(({ kind }) => kind).toSorted(), [
+      'hsm.serving',
       'service.logStarted',
       'service.logStopped',
       'service.started',
