@@ -163,6 +163,7 @@ export const startSigner = async (config: Config, log: Logger, options: SignerOp
     return await serveSlot({ config, log, hsm, slot, command, teller });
   } catch (error) {
     await teller.end(error);
+    command.disconnect();
     throw error;
   }
 };

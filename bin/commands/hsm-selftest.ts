@@ -151,7 +151,7 @@ const testSlot = (module: OpenHsm, known: KnownKeys, slot: HsmSlot): Tested => {
       type: '-',
       ms: Math.round(performance.now() - began),
       result: 'ok',
-      why: `opened, ${keys.length} keys`,
+      why: `opened; keys in it: ${keys.length}`,
     };
     return { slot, rows: [opened, ...keys.map((key) => testKey(token, known, key)), ...missingKeys(token, known, keys)] };
   } catch (error) {
