@@ -177,38 +177,23 @@ interface SlotParts {
   readonly teller: SlotTeller;
 }
 
-const serveSlot = async ({ config, log, hsm, slot, command, teller }: SlotParts): Promise<SignerService> => {
-  const module = openHsm(hsm);
-  module.login(slot);
-  const blocking = await connect(config, 'signer-reader', 'blocking', log);
-  const slotTsus = new SlotTsus({ config, redis: command, module, slot, log });
-  let tsus = await firstTsus(slotTsus, slot, () => teller.waiting());
-  const current = (): Tsu | undefined => tsus.find(({ activeFromMs }) => activeFromMs <= Date.now());
-  const journal = await takeUpJournalDuties({ config, log, command, hsm, module, tsu: current });
+interface LaneParts {
+  readonly config: Config;
+  readonly log: Logger;
+  readonly command: RedisClient;
+  readonly blocking: RedisClient;
+  readonly pool: StampingPool;
+  readonly metrics: SignerMetrics;
+  readonly told: (batch: StampedBatch) => void;
+}
 
-  const clock = watchClock({ time: config.time, log, recorder: journal.recorder });
-  const signerId = `${hostname()}-${process.pid}-${randomBytes(4).toString('hex')}`;
-  const tsuMemory = createTsuMemory(tsus);
-  const pool = await startPool(config, slot, module, { tsuMemory, clockMemory: clock.memory });
-  let responder: LaneResponder | undefined;
-  const metrics = createSignerMetrics({
-    slot: slot.label,
-    sessionsOpen: () => pool.atOnce,
-    entriesBusy: () => responder?.busy ?? 0,
-    sessionsBusy: () => Math.min(pool.busy, pool.atOnce),
-    journalKeyUp: () => journal.keyUp,
-  });
-  registerClockMetrics(metrics.registry, () => clock.picture());
-  const tellFailure = createFailureLog(log);
-  const told = (batch: StampedBatch): void => {
-    tellFailure(batch);
-    teller.batch(batch);
-  };
-  responder = await LaneResponder.start({
+/** Begins to take entries of the lane. */
+const joinLane = ({ config, log, command, blocking, pool, metrics, told }: LaneParts): Promise<LaneResponder> =>
+  LaneResponder.start({
     command,
     blocking,
     lane: 'timestamp',
-    signerId,
+    signerId: `${hostname()}-${process.pid}-${randomBytes(4).toString('hex')}`,
     capacity: pool.threads * config.signer.batchesPerWorker,
     deadAfterMs: config.signer.deadAfterMs,
     deadlineMs: config.timestamp.deadlineMs,
@@ -225,6 +210,34 @@ const serveSlot = async ({ config, log, hsm, slot, command, teller }: SlotParts)
       },
     },
   });
+
+const serveSlot = async ({ config, log, hsm, slot, command, teller }: SlotParts): Promise<SignerService> => {
+  const module = openHsm(hsm);
+  module.login(slot);
+  const blocking = await connect(config, 'signer-reader', 'blocking', log);
+  const slotTsus = new SlotTsus({ config, redis: command, module, slot, log });
+  let tsus = await firstTsus(slotTsus, slot, () => teller.waiting());
+  const current = (): Tsu | undefined => tsus.find(({ activeFromMs }) => activeFromMs <= Date.now());
+  const journal = await takeUpJournalDuties({ config, log, command, hsm, module, tsu: current });
+
+  const clock = watchClock({ time: config.time, log, recorder: journal.recorder });
+  const tsuMemory = createTsuMemory(tsus);
+  const pool = await startPool(config, slot, module, { tsuMemory, clockMemory: clock.memory });
+  let responder: LaneResponder | undefined;
+  const metrics = createSignerMetrics({
+    slot: slot.label,
+    sessionsOpen: () => pool.atOnce,
+    entriesBusy: () => responder?.busy ?? 0,
+    sessionsBusy: () => Math.min(pool.busy, pool.atOnce),
+    journalKeyUp: () => journal.keyUp,
+  });
+  registerClockMetrics(metrics.registry, () => clock.picture());
+  const tellFailure = createFailureLog(log);
+  const told = (batch: StampedBatch): void => {
+    tellFailure(batch);
+    teller.batch(batch);
+  };
+  responder = await joinLane({ config, log, command, blocking, pool, metrics, told });
   log.info({ slot: slot.label, tsu: current()?.id, key: current()?.keyLabel, threads: pool.threads }, 'signer: stamping');
   teller.serving(() => ({
     sessions: { busy: Math.min(pool.busy, pool.atOnce), open: pool.atOnce, max: pool.atMost },
