@@ -1,48 +1,17 @@
-/** Every kind of key, digest and request through the whole service, judged by programs that are not ours. */
+/** Every kind of key and digest and every setting of a token through the whole service, judged by programs that are not ours. */
 import assert from 'node:assert/strict';
 import { createHash, randomBytes } from 'node:crypto';
-import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, describe, test } from 'node:test';
-import { crc32 } from 'node:zlib';
 import { digestNames, type TsuAlgorithm, tsuAlgorithms } from '../../config/schema.ts';
-import { encode, integer, octetString, oid, sequence, tag } from '../../pki/der.ts';
-import { forEachAtOnce, opensslMissing, postQuery, RelyingParty } from '../support/openssl-ts.ts';
-import { redisServerMissing } from '../support/redis-server.ts';
-import { programMissing, runProgram, runWell, type Service, ServiceFolder, until } from '../support/service.ts';
-import { withoutSofthsm } from '../support/token-home.ts';
-
-const skip = withoutSofthsm || redisServerMissing() || (await opensslMissing());
-/** Programs at once; the machine has the service to run beside them. */
-const atOnce = 2;
+import { forEachAtOnce, type RelyingParty } from '../support/openssl-ts.ts';
+import { type Service, ServiceFolder } from '../support/service.ts';
+import { atOnce, count, newParty, stamp, withoutInterop } from '../support/timestamp-interop.ts';
 
 /** One home for every configuration: the key of another algorithm is made at the next start. */
 const home = new ServiceFolder();
 after(home.remove);
-
-const newParty = async (name: string, service: Service): Promise<RelyingParty> => {
-  const folder = join(home.path, name);
-  mkdirSync(folder);
-  const party = new RelyingParty(folder);
-  await party.fetchFrom(service.origin);
-  return party;
-};
-
-/** Gets one stamp as a client does. @returns names of query and response */
-const stamp = async (
-  service: Service,
-  party: RelyingParty,
-  name: string,
-  query: readonly string[],
-): Promise<{ tsq: string; tsr: string }> => {
-  const [tsq, tsr] = [`${name}.tsq`, `${name}.tsr`];
-  await party.openssl('ts', '-query', ...query, '-out', tsq);
-  const answer = await postQuery(service.origin, readFileSync(join(party.folder, tsq)));
-  assert.equal(answer.status, 200, `${name}: ${answer.body.toString('latin1')}`);
-  assert.equal(answer.headers.get('content-type'), 'application/timestamp-reply');
-  party.write(tsr, answer.body);
-  return { tsq, tsr };
-};
 
 /** What OpenSSL calls the signature of each kind of key. */
 const signatureNames: Readonly<Record<TsuAlgorithm, string>> = {
@@ -55,8 +24,6 @@ const signatureNames: Readonly<Record<TsuAlgorithm, string>> = {
   'rsa-pss-3072': 'rsassaPss',
   'rsa-pss-4096': 'rsassaPss',
 };
-
-const count = (text: string, pattern: RegExp): number => text.match(pattern)?.length ?? 0;
 
 interface Combination {
   readonly digest: string;
@@ -145,12 +112,12 @@ const combinations: readonly Combination[] = digestNames.flatMap((digest) =>
   [true, false].flatMap((certReq) => [true, false].map((nonce) => ({ digest, certReq, nonce }))),
 );
 
-describe('every key kind, digest, certReq and nonce', { skip }, () => {
+describe('every key kind, digest, certReq and nonce', { skip: withoutInterop }, () => {
   for (const algorithm of tsuAlgorithms) {
     test(algorithm, async () => {
       const service = await home.start({ environment: { SIGILLO__TIMESTAMP__ALGORITHM: algorithm } });
       try {
-        const party = await newParty(algorithm, service);
+        const party = await newParty(home, algorithm, service);
         await forEachAtOnce(combinations, atOnce, (wanted) => checkCombination(service, party, algorithm, wanted));
         // What verifies must also be able to fail: other data, and a signature with one bit turned.
         const verdict = await party.verify('sha256-cert-nonce.tsr', ['-data', 'sha256.data'], { withChain: false });
@@ -167,7 +134,7 @@ describe('every key kind, digest, certReq and nonce', { skip }, () => {
   }
 });
 
-describe('what the configuration changes in a token', { skip }, () => {
+describe('what the configuration changes in a token', { skip: withoutInterop }, () => {
   const check = async (
     name: string,
     settings: Record<string, unknown>,
@@ -175,7 +142,7 @@ describe('what the configuration changes in a token', { skip }, () => {
   ): Promise<void> => {
     const service = await home.start({ settings: { timestamp: settings } });
     try {
-      await use(service, await newParty(name, service));
+      await use(service, await newParty(home, name, service));
     } finally {
       assert.equal(await service.stop(), 0, service.lastOutput);
     }
@@ -254,385 +221,4 @@ describe('what the configuration changes in a token', { skip }, () => {
       });
     });
   }
-});
-
-describe('requests that only one client in a thousand sends', { skip }, () => {
-  let service: Service;
-  let party: RelyingParty;
-  test('the service starts', async () => {
-    service = await home.start();
-    party = await newParty('rare', service);
-  });
-  after(() => service?.stop());
-
-  const imprint = (hash: Uint8Array): Uint8Array => sequence(sequence(oid('2.16.840.1.101.3.4.2.1'), encode(tag.null)), octetString(hash));
-
-  test('nonces that are negative, zero or very large come back bit for bit', async () => {
-    const data = party.write('nonce.data', randomBytes(64));
-    const hash = createHash('sha256')
-      .update(readFileSync(join(party.folder, data)))
-      .digest();
-    const large = Buffer.concat([Buffer.from([0x7f]), randomBytes(255)]);
-    for (const [i, nonce] of [
-      Buffer.from([0x80]),
-      Buffer.from([0xff]),
-      Buffer.from([0x00]),
-      Buffer.from('ff7fffffffffffffff', 'hex'),
-      large,
-    ].entries()) {
-      const tsq = party.write(
-        `nonce-${i}.tsq`,
-        sequence(integer(1), imprint(hash), encode(tag.integer, nonce), encode(tag.boolean, Buffer.from([0xff]))),
-      );
-      const answer = await postQuery(service.origin, readFileSync(join(party.folder, tsq)));
-      const tsr = party.write(`nonce-${i}.tsr`, answer.body);
-      const verdict = await party.verify(tsr, ['-queryfile', tsq], { withChain: false });
-      assert.match(verdict.stdout, /Verification: OK/, `nonce ${nonce.toString('hex')}: ${verdict.stderr}`);
-      assert.ok(answer.body.includes(Buffer.from(encode(tag.integer, nonce))), nonce.toString('hex'));
-    }
-  });
-
-  const refusals: readonly (readonly [string, readonly string[] | Uint8Array, RegExp, string])[] = [
-    ['SHA-1', ['-sha1'], /unrecognized or unsupported algorithm identifier/, 'badAlg'],
-    ['MD5', ['-md5'], /unrecognized or unsupported algorithm identifier/, 'badAlg'],
-    ['SHA-224', ['-sha224'], /unrecognized or unsupported algorithm identifier/, 'badAlg'],
-    ['an unknown policy', ['-sha256', '-tspolicy', '1.2.3.4'], /the requested TSA policy is not supported by the TSA/, 'unacceptedPolicy'],
-    [
-      'an extension',
-      sequence(
-        integer(1),
-        imprint(randomBytes(32)),
-        encode(tag.contextConstructed(0), sequence(oid('1.2.3.4'), octetString(Buffer.from('x')))),
-      ),
-      /the requested extension is not supported by the TSA/,
-      'unacceptedExtension',
-    ],
-    ['version 2', sequence(integer(2), imprint(randomBytes(32))), /transaction not permitted or supported/, 'badRequest'],
-    [
-      'a hash of the wrong length',
-      sequence(integer(1), imprint(randomBytes(31))),
-      /the data submitted has the wrong format/,
-      'badDataFormat',
-    ],
-    [
-      'trailing octets',
-      Buffer.concat([sequence(integer(1), imprint(randomBytes(32))), Buffer.from([0])]),
-      /the data submitted has the wrong format/,
-      'badDataFormat',
-    ],
-    ['no DER', Buffer.from('GET / HTTP/1.1'), /the data submitted has the wrong format/, 'badDataFormat'],
-    ['nothing', Buffer.alloc(0), /the data submitted has the wrong format/, 'badDataFormat'],
-  ];
-  for (const [what, query, failure, code] of refusals) {
-    test(`OpenSSL reads the refusal of ${what}`, async () => {
-      const name = code + what.replaceAll(/\W/g, '');
-      const data = party.write(`${name}.data`, 'data');
-      const tsq = `${name}.tsq`;
-      if (query instanceof Uint8Array) party.write(tsq, query);
-      else await party.openssl('ts', '-query', '-data', data, ...query, '-out', tsq);
-      const answer = await postQuery(service.origin, readFileSync(join(party.folder, tsq)));
-      assert.equal(answer.status, 200);
-      assert.equal(answer.headers.get('content-type'), 'application/timestamp-reply');
-      const tsr = party.write(`${name}.tsr`, answer.body);
-      const text = await party.text(tsr);
-      assert.match(text, /Status: Rejected\.\n/);
-      assert.match(text, failure);
-      assert.match(text, /TST info:\nNot included\./);
-      const verdict = await party.verify(tsr, ['-data', data], { withChain: true });
-      assert.notEqual(verdict.code, 0);
-      assert.match(verdict.stderr, new RegExp(`failure codes: ${code}\\b`));
-    });
-  }
-
-  test('many imprints in one request: each token verifies by itself', async () => {
-    const algorithms = digestNames.flatMap((digest) => [digest, digest]);
-    const files = algorithms.map((algorithm, i) => {
-      const content = randomBytes(50 + i);
-      return { algorithm, name: party.write(`many-${i}.data`, content), hash: createHash(algorithm).update(content).digest() };
-    });
-    for (const certReq of [true, false]) {
-      const hashes = files.map(({ algorithm, hash }, i) => ({
-        algorithm,
-        hash: hash.toString('base64'),
-        ...(i % 2 === 0 ? {} : { nonce: String(-(2n ** BigInt(8 * i))) }),
-      }));
-      const response = await fetch(`${service.origin}/v1/timestamps`, {
-        method: 'POST',
-        headers: { 'content-type': 'application/json' },
-        body: JSON.stringify({ hashes: [...hashes, { algorithm: 'sha1', hash: randomBytes(20).toString('base64') }], certReq }),
-      });
-      assert.equal(response.status, 200);
-      const { timestamps } = (await response.json()) as {
-        timestamps: { status: string; token?: string; failInfo?: string; serial?: string }[];
-      };
-      assert.equal(timestamps.length, files.length + 1);
-      const last = timestamps.pop();
-      assert.deepEqual(last, { status: 'rejection', failInfo: 'badAlg' });
-      assert.equal(new Set(timestamps.map(({ serial }) => serial)).size, files.length);
-      await forEachAtOnce(files, atOnce, async ({ name, hash, algorithm }, i) => {
-        assert.equal(timestamps[i]?.status, 'granted');
-        const token = party.write(`${name}-${certReq}.tst`, Buffer.from(timestamps[i]?.token ?? '', 'base64'));
-        for (const against of [
-          ['-data', name],
-          ['-digest', hash.toString('hex')],
-        ]) {
-          const verdict = await party.verify(token, ['-token_in', ...against], { withChain: !certReq });
-          assert.match(verdict.stdout, /Verification: OK/, `${algorithm}: ${verdict.stderr}`);
-        }
-      });
-    }
-  });
-
-  test('sigillo timestamp: files and folders, verified by OpenSSL and by sigillo timestamp verify', async () => {
-    const archive = join(party.folder, 'archive');
-    mkdirSync(join(archive, 'inner'), { recursive: true });
-    const names = ['archive/a.pdf', 'archive/inner/b with spaces.txt', 'archive/inner/empty', 'single.bin'];
-    for (const [i, name] of names.entries()) party.write(name, i === 2 ? '' : randomBytes(10_000));
-    const paths = names.map((name) => join(party.folder, name));
-    const stamped = await home.command(service, 'timestamp', '--digest', 'sha3-512', join(party.folder, 'single.bin'), archive);
-    assert.equal(stamped.code, 0, stamped.stderr);
-    assert.match(stamped.stdout, /^4 stamped, 0 skipped, 0 failed$/m);
-    for (const path of paths) {
-      const verdict = await party.verify(`${path}.tsr`, ['-data', path], { withChain: true });
-      assert.match(verdict.stdout, /Verification: OK/, `${path}: ${verdict.stderr}`);
-    }
-    const verified = await home.command(service, 'timestamp', 'verify', '--trust', join(party.folder, party.trust), ...paths);
-    assert.equal(verified.code, 0, verified.stderr);
-    assert.equal(count(verified.stdout, /: valid\n/g), 4);
-
-    const again = await home.command(service, 'timestamp', archive);
-    assert.match(again.stdout, /^0 stamped, 3 skipped, 0 failed$/m);
-    writeFileSync(paths[0] as string, 'changed');
-    const changed = await home.command(service, 'timestamp', 'verify', ...paths);
-    assert.equal(changed.code, 1);
-    assert.equal(count(changed.stdout, /NOT VALID/g), 1);
-    // And the other way round: what OpenSSL got over HTTP is good for our verifier, with and without certificates.
-    const { tsr } = await stamp(service, party, 'bare', ['-data', 'single.bin', '-sha512']);
-    const bare = [join(party.folder, 'single.bin'), '--tsr', join(party.folder, tsr)];
-    assert.equal((await home.command(service, 'timestamp', 'verify', ...bare)).code, 1, 'no certificate anywhere');
-    assert.equal((await home.command(service, 'timestamp', 'verify', ...bare, '--chain', join(party.folder, party.chain))).code, 0);
-  });
-
-  /** A zip file with one stored member, which is all that a jar needs to be. */
-  const jarOf = (name: string, content: Buffer): Buffer => {
-    const common = Buffer.alloc(26); // version needed to extra length: the part that both headers share
-    common.writeUInt16LE(20, 0);
-    common.writeUInt16LE(0x21, 8); // 1 January 1980, the day that zip begins with
-    common.writeUInt32LE(crc32(content), 10);
-    common.writeUInt32LE(content.length, 14);
-    common.writeUInt32LE(content.length, 18);
-    common.writeUInt16LE(name.length, 22);
-    const local = Buffer.concat([Buffer.from('504b0304', 'hex'), common, Buffer.from(name), content]);
-    const central = Buffer.concat([Buffer.from('504b01021400', 'hex'), common, Buffer.alloc(14), Buffer.from(name)]);
-    const end = Buffer.alloc(22);
-    end.write('504b0506', 'hex');
-    end.writeUInt16LE(1, 8);
-    end.writeUInt16LE(1, 10);
-    end.writeUInt32LE(central.length, 12);
-    end.writeUInt32LE(local.length, 16);
-    return Buffer.concat([local, central, end]);
-  };
-
-  test('jarsigner stamps with it and verifies', async (context) => {
-    const missing =
-      (await programMissing('jarsigner', 'default-jdk-headless')) || (await programMissing('keytool', 'default-jdk-headless'));
-    if (missing) {
-      context.skip(missing);
-      return;
-    }
-    const java = (...call: [string, ...string[]]): Promise<string> =>
-      runWell(call[0], call.slice(1), { cwd: party.folder, env: { ...process.env, LC_ALL: 'C' } });
-    const store = ['-keystore', 'store.p12', '-storepass', 'not-a-secret'];
-    await java('keytool', '-genkeypair', '-alias', 'code', '-keyalg', 'EC', '-dname', 'CN=Code', ...store);
-    await java('keytool', '-importcert', '-noprompt', '-alias', 'root', '-file', party.trust, ...store);
-    for (const digest of ['SHA-256', 'SHA-512']) {
-      party.write('some.jar', jarOf('some.txt', Buffer.from('some text')));
-      await java('jarsigner', ...store, '-tsa', `${service.origin}/tsa`, '-tsadigestalg', digest, 'some.jar', 'code');
-      const verdict = await java('jarsigner', '-verify', '-verbose', '-certs', ...store, 'some.jar');
-      assert.match(verdict, /jar verified\./);
-      assert.match(verdict, new RegExp(`Timestamped by "CN=Sigillo Demonstration TSU [^]*Timestamp digest algorithm: ${digest}\\n`));
-      assert.doesNotMatch(verdict, /TSA certificate chain is invalid/);
-    }
-  });
-
-  /** A cabinet file with one stored member. */
-  const cabinetOf = (content: Buffer): Buffer => {
-    const head = Buffer.alloc(85 - 11 + content.length);
-    head.write('MSCF', 0, 'latin1');
-    head.writeUInt32LE(head.length, 8);
-    head.writeUInt32LE(44, 16); // where the files are listed
-    head.set([3, 1, 1, 0, 1, 0], 24); // version 1.3, one folder, one file
-    head.writeUInt32LE(66, 36); // where the data are
-    head.writeUInt16LE(1, 40);
-    head.writeUInt32LE(content.length, 44);
-    head.writeUInt16LE(0x5021, 54);
-    head.writeUInt16LE(0x20, 58);
-    head.write('a.txt\0', 60, 'latin1');
-    head.writeUInt16LE(content.length, 70);
-    head.writeUInt16LE(content.length, 72);
-    head.set(content, 74);
-    return head;
-  };
-
-  test('osslsigncode stamps with it and verifies', async (context) => {
-    const missing = await programMissing('osslsigncode', 'osslsigncode');
-    if (missing) {
-      context.skip(missing);
-      return;
-    }
-    await party.openssl(
-      'req',
-      '-x509',
-      '-newkey',
-      'rsa:2048',
-      '-nodes',
-      '-keyout',
-      'code.key',
-      '-out',
-      'code.pem',
-      '-subj',
-      '/CN=Code',
-      '-addext',
-      'extendedKeyUsage=codeSigning',
-    );
-    party.write('some.cab', cabinetOf(Buffer.from('hello world')));
-    const run = (...parameters: string[]): Promise<string> => runWell('osslsigncode', parameters, { cwd: party.folder });
-    await run(
-      'sign',
-      '-certs',
-      'code.pem',
-      '-key',
-      'code.key',
-      '-h',
-      'sha256',
-      '-ts',
-      `${service.origin}/tsa`,
-      '-in',
-      'some.cab',
-      '-out',
-      'stamped.cab',
-    );
-    const verdict = await run('verify', '-in', 'stamped.cab', '-CAfile', 'code.pem', '-TSA-CAfile', party.trust);
-    assert.match(verdict, /Timestamp Server Signature verification: ok/);
-    assert.match(verdict, /^Signature verification: ok$/m);
-  });
-});
-
-describe('clients', { skip }, () => {
-  test('Basic and bearer through curl, refusals within a second, and counted stamps', async (context) => {
-    const missing = await programMissing('curl', 'curl');
-    if (missing) {
-      context.skip(missing);
-      return;
-    }
-    const service = await home.start({ environment: { SIGILLO__TIMESTAMP__ACCESS: 'clients' } });
-    try {
-      const party = await newParty('clients', service);
-      const command = async (...parameters: string[]): Promise<string> => {
-        const { code, stdout, stderr } = await home.command(service, 'client', ...parameters);
-        assert.equal(code, 0, stderr);
-        return stdout;
-      };
-      const added = await command('add', 'bank-1');
-      const basic = /HTTP Basic +(bank-1:\S+)/.exec(added)?.[1] ?? assert.fail(added);
-      const bearer = /Bearer key +(bank-1\.\S+)/.exec(added)?.[1] ?? assert.fail(added);
-      const other = JSON.parse(await command('add', 'bank.2', '--json')) as { basic: string; bearer: string };
-
-      const data = party.write('contract', randomBytes(1_000));
-      await party.openssl('ts', '-query', '-data', data, '-sha256', '-cert', '-out', 'contract.tsq');
-      const curl = async (...credential: string[]): Promise<number> => {
-        const fixed = [
-          '-sS',
-          '-o',
-          'contract.tsr',
-          '-w',
-          '%{http_code}',
-          '-H',
-          'Content-Type: application/timestamp-query',
-          '--data-binary',
-          '@contract.tsq',
-        ];
-        const { stdout } = await runProgram('curl', [...fixed, ...credential, `${service.origin}/tsa`], { cwd: party.folder });
-        return Number(stdout);
-      };
-      const bearerOf = (key: string): string[] => ['-H', `Authorization: Bearer ${key}`];
-      /** A change of the register is in force within a second; the program that made the change has ended already. */
-      const within = async (status: number, what: string, ...credential: string[]): Promise<void> => {
-        const startedAt = performance.now();
-        await until(what, async () => (await curl(...credential)) === status, 5_000);
-        const ms = performance.now() - startedAt;
-        context.diagnostic(`${what}: after ${ms.toFixed(0)} ms`);
-        assert.ok(ms < 1_500, `${what}: ${ms} ms`); // one second, and the time that curl and a busy machine take
-      };
-      const assertGranted = async (...credential: string[]): Promise<void> => {
-        assert.equal(await curl(...credential), 200);
-        const verdict = await party.verify('contract.tsr', ['-queryfile', 'contract.tsq'], { withChain: false });
-        assert.match(verdict.stdout, /Verification: OK/, verdict.stderr);
-      };
-      const stampsOf = async (name: string): Promise<number | undefined> => {
-        const list = JSON.parse(await command('list', '--json')) as { name: string; stamps: number }[];
-        return list.find((client) => client.name === name)?.stamps;
-      };
-
-      await within(200, 'bank-1 is let in', '-u', basic);
-      await within(200, 'bank.2 is let in', ...bearerOf(other.bearer));
-      const before = { one: (await stampsOf('bank-1')) as number, two: (await stampsOf('bank.2')) as number };
-      await assertGranted('-u', basic);
-      await assertGranted(...bearerOf(bearer));
-      await assertGranted('-u', other.basic);
-      for (const credential of [
-        [],
-        ['-u', 'bank-1:wrong'],
-        ['-u', `nobody:${basic.split(':')[1]}`],
-        ['-u', 'bank-1:'],
-        bearerOf(`${bearer}x`),
-        bearerOf('x'),
-        ['-H', 'Authorization: Digest x'],
-      ]) {
-        assert.equal(await curl(...credential), 401, credential.join(' '));
-        assert.match(readFileSync(join(party.folder, 'contract.tsr'), 'utf8'), /^UNAUTHENTICATED: .*\n$/);
-      }
-      assert.match(await service.metrics(), /^client_authentication_failures_total\{reason="wrong"\} [1-9]/m);
-      const challenge = await runWell(
-        'curl',
-        [
-          '-sS',
-          '-D',
-          '-',
-          '-o',
-          'contract.tsr',
-          '-H',
-          'Content-Type: application/timestamp-query',
-          '--data-binary',
-          '@contract.tsq',
-          `${service.origin}/tsa`,
-        ],
-        { cwd: party.folder },
-      );
-      assert.match(challenge, /^WWW-Authenticate: Basic realm="sigillo"/im);
-      const json = await fetch(`${service.origin}/v1/timestamps`, {
-        method: 'POST',
-        headers: { 'content-type': 'application/json' },
-        body: '{}',
-      });
-      assert.equal(json.status, 401);
-      assert.equal(await stampsOf('bank-1'), before.one + 2);
-      assert.equal(await stampsOf('bank.2'), before.two + 1);
-      assert.match(await command('list'), /^bank-1 +client +enabled +\d{4}-\d\d-\d\d +\d+$/m);
-
-      await command('disable', 'bank-1');
-      await within(401, 'bank-1 is disabled', '-u', basic);
-      assert.equal(await curl(...bearerOf(bearer)), 401);
-      await assertGranted('-u', other.basic);
-      await command('enable', 'bank-1');
-      await within(200, 'bank-1 is enabled', '-u', basic);
-      await command('remove', 'bank-1');
-      await within(401, 'bank-1 is removed', '-u', basic);
-      const again = await command('add', 'bank-1');
-      assert.ok(!again.includes(basic), 'a new secret');
-      assert.equal(await curl('-u', basic), 401, 'the old secret stays refused');
-    } finally {
-      assert.equal(await service.stop(), 0, service.lastOutput);
-    }
-  });
 });
