@@ -40,6 +40,41 @@ export interface KeySession {
   close(): void;
 }
 
+interface OpenSession {
+  readonly session: Buffer;
+  readonly key: Buffer;
+}
+
+const closeSession = (module: pkcs11js.PKCS11, session: Buffer): void => {
+  try {
+    module.C_CloseSession(session);
+  } catch {
+    // The session is gone already: that is why it is being replaced, or the token is away.
+  }
+};
+
+const findKey = (module: pkcs11js.PKCS11, session: Buffer, label: string): Buffer => {
+  module.C_FindObjectsInit(session, [
+    { type: pkcs11js.CKA_CLASS, value: pkcs11js.CKO_PRIVATE_KEY },
+    { type: pkcs11js.CKA_LABEL, value: label },
+  ]);
+  const [key, second] = module.C_FindObjects(session, 2);
+  module.C_FindObjectsFinal(session);
+  if (key === undefined) throw new SigilloError('HSM_KEY_MISSING', `label ${label}`);
+  if (second !== undefined) throw new SigilloError('HSM_KEY_MISMATCH', `two private keys have the label ${label}`);
+  return key;
+};
+
+const openWithKey = (module: pkcs11js.PKCS11, slot: Buffer, keyLabel: string): OpenSession => {
+  const session = module.C_OpenSession(slot, pkcs11js.CKF_SERIAL_SESSION);
+  try {
+    return { session, key: findKey(module, session, keyLabel) };
+  } catch (error) {
+    closeSession(module, session);
+    throw error;
+  }
+};
+
 /** Opens the session and finds the key. @throws HSM_KEY_MISSING, or the PKCS#11 error of the module */
 export const openKeySession = (options: KeySessionOptions): KeySession => {
   const { scheme, digest } = options;
@@ -50,37 +85,11 @@ export const openKeySession = (options: KeySessionOptions): KeySession => {
   const signInput = createSignInput(scheme, digest);
   const output = Buffer.alloc(signatureOctetsMax);
 
-  const closeSession = (session: Buffer): void => {
-    try {
-      module.C_CloseSession(session);
-    } catch {
-      // The session is gone already: that is why it is being replaced, or the token is away.
-    }
-  };
-  const findKey = (session: Buffer): Buffer => {
-    module.C_FindObjectsInit(session, [
-      { type: pkcs11js.CKA_CLASS, value: pkcs11js.CKO_PRIVATE_KEY },
-      { type: pkcs11js.CKA_LABEL, value: options.keyLabel },
-    ]);
-    const [key, second] = module.C_FindObjects(session, 2);
-    module.C_FindObjectsFinal(session);
-    if (key === undefined) throw new SigilloError('HSM_KEY_MISSING', `label ${options.keyLabel}`);
-    if (second !== undefined) throw new SigilloError('HSM_KEY_MISMATCH', `two private keys have the label ${options.keyLabel}`);
-    return key;
-  };
-  const open = (): { session: Buffer; key: Buffer } => {
-    const session = module.C_OpenSession(slot, pkcs11js.CKF_SERIAL_SESSION);
-    try {
-      return { session, key: findKey(session) };
-    } catch (error) {
-      closeSession(session);
-      throw error;
-    }
-  };
+  const open = (): OpenSession => openWithKey(module, slot, options.keyLabel);
   let current = open();
 
   const reopen = (): void => {
-    closeSession(current.session);
+    closeSession(module, current.session);
     initialised = false;
     current = open();
   };
@@ -144,7 +153,7 @@ export const openKeySession = (options: KeySessionOptions): KeySession => {
       }
     },
     close() {
-      closeSession(current.session);
+      closeSession(module, current.session);
     },
   };
 };
