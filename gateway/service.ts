@@ -4,6 +4,7 @@
  */
 import { randomBytes, type X509Certificate } from 'node:crypto';
 import { createServer, type IncomingMessage, type RequestListener, type Server } from 'node:http';
+import type { Socket } from 'node:net';
 import { getRequestListener } from '@hono/node-server';
 import { Hono } from 'hono';
 import { SigilloError } from '../config/errors.ts';
@@ -83,20 +84,31 @@ interface PublicServer {
   close(): Promise<void>;
 }
 
+/** The request that came last on a connection: the one that is being answered, if any is. */
+const lastRequest = Symbol('last request');
+type TaggedSocket = Socket & { [lastRequest]?: IncomingMessage };
+
 const createPublicServer = (config: Config['public'], tsa: RequestListener, app: Hono): PublicServer => {
   const others = getRequestListener(app.fetch);
   let stopping = false;
-  const open = new Set<IncomingMessage>();
+  let open = 0;
+  const sockets = new Set<TaggedSocket>();
   let whenIdle: (() => void) | undefined;
   const timeouts = { requestTimeout: config.requestTimeoutMs, headersTimeout: config.requestTimeoutMs, keepAliveTimeout: 65_000 };
   // Node looks for slow clients every 30 s by default, which would make every shorter timeout one of 30 s.
   const http = createServer({ ...timeouts, connectionsCheckingInterval: Math.ceil(config.requestTimeoutMs / 4), noDelay: true });
   http.maxConnections = config.connectionsMax;
+  http.on('connection', (socket) => {
+    sockets.add(socket);
+    socket.on('close', () => sockets.delete(socket));
+  });
   http.on('request', (request, response) => {
-    open.add(request);
+    open += 1;
+    // Not a set of requests: with 20,000 refusals a second that made the gateway's memory grow from 280 to 450 MB.
+    (request.socket as TaggedSocket)[lastRequest] = request;
     response.on('close', () => {
-      open.delete(request);
-      if (open.size === 0) whenIdle?.();
+      open -= 1;
+      if (open === 0) whenIdle?.();
     });
     // A client that keeps its connection alive learns with its last answer that this gateway is going.
     if (stopping) response.setHeader('Connection', 'close');
@@ -108,10 +120,10 @@ const createPublicServer = (config: Config['public'], tsa: RequestListener, app:
     async close() {
       stopping = true;
       const closed = new Promise<void>((resolve) => http.close(() => resolve()));
-      if (open.size > 0) {
+      if (open > 0) {
         // A server that is closed looks for slow clients no more (Node clears its interval): what is not here by then never will be.
         const unfinished = setTimeout(() => {
-          for (const request of open) if (!request.complete) request.socket.destroy();
+          for (const socket of sockets) if (socket[lastRequest]?.complete === false) socket.destroy();
         }, config.requestTimeoutMs);
         await new Promise<void>((resolve) => {
           whenIdle = resolve;
