@@ -5,6 +5,7 @@
  * Each signature under way has a lane of its own, with a session and templates for each TSU: a template holds one stamp at a time.
  * Threads that wait, one for each signature, would do the same with 30 MB each.
  */
+import { setTimeout as delay } from 'node:timers/promises';
 import { SigilloError } from '../config/errors.ts';
 import type { ReceivedStampRequest } from '../queue/stamp-messages.ts';
 import { AnswerWriter, type Grant } from './answer-writer.ts';
@@ -14,9 +15,12 @@ import { machineClocks } from './clock-sources.ts';
 import { ckrCode, sessionCountReached } from './pkcs11-errors.ts';
 import { readBatch } from './received-batch.ts';
 import { createSerialNumbers } from './serial-numbers.ts';
+import { createPaceMemory, takeTurn } from './session-pace.ts';
 import { asSlotFailed, describeError, SlotFailed, slotFailureOf } from './slot-failure.ts';
 import type { SlotFailure, StampTask, StampTaskResult, StampWorkerData } from './stamp-task.ts';
 import { TsuUnits } from './tsu-units.ts';
+
+const noPause = createPaceMemory(0);
 
 interface Lane {
   readonly units: TsuUnits;
@@ -36,8 +40,11 @@ export class ConcurrentStamper {
   readonly #nextSerial = createSerialNumbers();
   readonly #writer: AnswerWriter;
   readonly #idle: Lane[] = [];
-  readonly #waiting: ((lane: Lane) => void)[] = [];
-  readonly #lanes: Lane[] = [];
+  readonly #waiting: { readonly take: (lane: Lane) => void; readonly failed: (error: unknown) => void }[] = [];
+  /** Lanes that are there, or about to be. */
+  #lanes = 0;
+  #inUse = 0;
+  #atOnce = 1;
   #cpu = process.threadCpuUsage();
   /** The token has no room for another session. */
   #full = false;
@@ -158,35 +165,47 @@ export class ConcurrentStamper {
     }
   }
 
-  /** The lane that was used last, a new one while there may be more, or the next that is free. */
+  /** The lane that was used last, or the next that is free; another one is opened beside it while there may be more. */
   async #borrow(atOnce: number): Promise<Lane> {
-    const idle = this.#idle.pop();
-    if (idle !== undefined) return idle;
-    const opened = this.#lanes.length < atOnce && !this.#full ? this.#open() : undefined;
-    return opened ?? new Promise((resolve) => this.#waiting.push(resolve));
+    this.#atOnce = atOnce;
+    const idle = this.#inUse < atOnce ? this.#idle.pop() : undefined;
+    if (idle !== undefined) {
+      this.#inUse += 1;
+      return idle;
+    }
+    if (this.#lanes < atOnce && !this.#full) void this.#open();
+    return new Promise((take, failed) => this.#waiting.push({ take, failed }));
   }
 
-  /** undefined when the token has no room for another one, and there are some. */
-  #open(): Lane | undefined {
+  /** Opens a lane when its turn has come, and holds nothing up meanwhile. */
+  async #open(): Promise<void> {
+    this.#lanes += 1;
+    const waitMs = takeTurn(this.#data.paceMemory, this.#nowMs());
+    if (waitMs > 0) await delay(waitMs);
     const call = takeCallMark(this.#data.callMemory);
     call.begin(this.#nowMs());
     try {
-      const lane = { units: new TsuUnits(this.#data), call };
-      this.#lanes.push(lane);
-      return lane;
+      // The turn was for all of its sessions: one, and two around a change of keys.
+      const units = new TsuUnits({ ...this.#data, paceMemory: noPause });
+      this.#inUse += 1;
+      this.#giveBack({ units, call });
     } catch (error) {
+      this.#lanes -= 1;
       // Whatever it was: a session that cannot be opened, or whose keys do not prove themselves, is no slot to stamp with.
-      if (ckrCode(error) !== sessionCountReached || this.#lanes.length === 0) throw new SlotFailed(describeError(error), { cause: error });
-      this.#full = true;
-      return undefined;
+      if (ckrCode(error) === sessionCountReached && this.#lanes > 0) this.#full = true;
+      else for (const { failed } of this.#waiting.splice(0)) failed(new SlotFailed(describeError(error), { cause: error }));
     } finally {
       call.end();
     }
   }
 
   #giveBack(lane: Lane): void {
-    const next = this.#waiting.shift();
-    if (next === undefined) this.#idle.push(lane);
-    else next(lane);
+    const next = this.#inUse <= this.#atOnce ? this.#waiting.shift() : undefined;
+    if (next !== undefined) {
+      next.take(lane);
+      return;
+    }
+    this.#inUse -= 1;
+    this.#idle.push(lane);
   }
 }

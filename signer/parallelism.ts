@@ -31,7 +31,14 @@ const growBelow = 1.6;
 /** Beyond it most of them wait. */
 const shrinkAbove = 3;
 /** Weight of the newest look in the mean. */
-const newestWeight = 1 / 8;
+const newestWeight = 1 / 4;
+/** A second without a reason to wait for the token: it is as fast as the cores after all. */
+const fastLooksMin = 10;
+/** Looks until a change shows: batches that are under way were begun before it. */
+const settlingLooks = 4;
+const mean = (before: number | undefined, newest: number): number =>
+  before === undefined ? newest : before + (newest - before) * newestWeight;
+
 /** The best time is forgotten slowly, by half in two minutes: a network may have become slower for good. */
 const forgetting = 1.0005;
 
@@ -41,6 +48,11 @@ export class Parallelism {
   #bestMs = Number.POSITIVE_INFINITY;
   /** Of a signature, in the running mean: threads report theirs in lumps. */
   #cpuMs: number | undefined;
+  /** Time of a signature, in the running mean: a moment in which this process stood still must not count for the token. */
+  #eachMs: number | undefined;
+  /** Looks in a row at which it was not worth waiting for. */
+  #fastLooks = 0;
+  #settling = 0;
 
   constructor(options: ParallelismOptions) {
     this.#options = options;
@@ -56,15 +68,25 @@ export class Parallelism {
     if (signatures === 0) return this.#current;
     const eachMs = signMs / signatures;
     this.#bestMs = Math.min(this.#bestMs * forgetting, eachMs);
-    this.#cpuMs = this.#cpuMs === undefined ? cpuMs / signatures : this.#cpuMs + (cpuMs / signatures - this.#cpuMs) * newestWeight;
+    this.#cpuMs = mean(this.#cpuMs, cpuMs / signatures);
+    this.#eachMs = mean(this.#eachMs, eachMs);
     const waitMs = this.#bestMs - this.#cpuMs;
     // CPU time of a thread does not grow when others take the cores away, so a busy machine is not taken for a slow token.
     const waits = waitMs > waitMsMin && waitMs > this.#bestMs / 2;
-    const slower = eachMs / this.#bestMs;
-    if (!waits) this.#current = this.#options.min;
-    else if (waited && slower <= growBelow) this.#current *= 2;
-    else if (slower > shrinkAbove) this.#current = Math.ceil((this.#current / slower) * 2);
+    this.#fastLooks = waits ? 0 : this.#fastLooks + 1;
+    const slower = this.#eachMs / this.#bestMs;
+    this.#settling -= 1;
+    if (this.#fastLooks >= fastLooksMin) this.#current = this.#options.min;
+    else if (this.#settling > 0) return this.#current;
+    // The mean lags behind the last step; this look does not.
+    else if (waits && waited && Math.max(slower, eachMs / this.#bestMs) <= growBelow) this.#change(this.#current * 2);
+    else if (slower > shrinkAbove) this.#change(Math.ceil(this.#current * 0.75));
     this.#current = Math.max(Math.min(this.#current, this.#options.max), Math.min(this.#options.min, this.#options.max));
     return this.#current;
+  }
+
+  #change(next: number): void {
+    this.#current = next;
+    this.#settling = settlingLooks;
   }
 }

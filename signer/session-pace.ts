@@ -12,11 +12,15 @@ export const createPaceMemory = (betweenMs: number): SharedArrayBuffer => {
   return memory;
 };
 
-/** Waits until this thread may open its next session. @param nowMs on the monotonic clock, the same for all threads */
-export const awaitTurn = (memory: SharedArrayBuffer, nowMs: number): void => {
+/**
+ * Takes the next turn to open a session.
+ * @param nowMs on the monotonic clock, the same for all threads
+ * @returns milliseconds until it comes
+ */
+export const takeTurn = (memory: SharedArrayBuffer, nowMs: number): number => {
   const shared = new Int32Array(memory);
   const betweenMs = shared[betweenAt] as number;
-  if (betweenMs === 0) return;
+  if (betweenMs === 0) return 0;
   // Whole milliseconds modulo 2^31, which is 24 days: compared by their difference, which survives the overflow.
   const now = Math.floor(nowMs) | 0;
   for (;;) {
@@ -24,7 +28,12 @@ export const awaitTurn = (memory: SharedArrayBuffer, nowMs: number): void => {
     const turn = (planned - now) | 0;
     const mine = turn > 0 && turn < 60_000 ? turn : 0;
     if (Atomics.compareExchange(shared, nextAt, planned, (now + mine + betweenMs) | 0) !== planned) continue;
-    if (mine > 0) Atomics.wait(shared, neverAt, 0, mine);
-    return;
+    return mine;
   }
+};
+
+/** Waits until this thread may open its next session, and holds the thread up meanwhile. @param nowMs as above */
+export const awaitTurn = (memory: SharedArrayBuffer, nowMs: number): void => {
+  const ms = takeTurn(memory, nowMs);
+  if (ms > 0) Atomics.wait(new Int32Array(memory), neverAt, 0, ms);
 };
