@@ -11,8 +11,8 @@ import module from 'node:module';
 import { constants } from 'node:os';
 import { fileURLToPath } from 'node:url';
 
-// Read once, when the first file is read behind our back: signatures of a slow HSM wait on these threads, which cost nothing else.
-process.env.UV_THREADPOOL_SIZE ??= '72';
+// Read once, when the first file is read behind our back: signatures of a slow HSM wait on these threads (bin/supervisor.ts sets it too).
+if (process.argv[2] === 'signer') process.env.UV_THREADPOOL_SIZE ??= '72';
 
 const nodeMajorMin = 24;
 const cli = new URL('./sigillo.ts', import.meta.url);

@@ -70,6 +70,9 @@ const askDeadlineMs = 1_000;
 const serviceReadyMsMax = 120_000;
 const stopSignals = ['SIGTERM', 'SIGINT', 'SIGHUP'] as const;
 
+/** Signatures of a slow HSM wait on libuv's threads: more than the 64 sessions and the rest that a slot makes use of. */
+const nativeThreads = { UV_THREADPOOL_SIZE: process.env['UV_THREADPOOL_SIZE'] ?? '72' } as const;
+
 /** Thrown through the start when a stop was asked for meanwhile. */
 class StoppedEarly extends Error {}
 
@@ -190,7 +193,11 @@ class Supervisor {
 
   #superviseService(program: 'journal' | 'signer' | 'lifecycle' | 'gateway', name: string, slot?: string): SupervisedProcess {
     return this.#supervise(name, serviceReadyMsMax, {
-      spawn: () => this.#fork(this.#programs[program], memoryOptions[program], slot === undefined ? {} : { SIGILLO_SLOT: slot }),
+      spawn: () =>
+        this.#fork(this.#programs[program], memoryOptions[program], {
+          ...(slot === undefined ? {} : { SIGILLO_SLOT: slot }),
+          ...(program === 'signer' && this.#config.hsm.mode === 'module' ? nativeThreads : {}),
+        }),
       untilReady: untilReadyMessage,
       standstillMsMax: this.#standstillMsMax(program),
     });
