@@ -18,6 +18,7 @@ import { createSerialNumbers } from './serial-numbers.ts';
 import { createPaceMemory, takeTurn } from './session-pace.ts';
 import { asSlotFailed, describeError, SlotFailed, slotFailureOf } from './slot-failure.ts';
 import type { SlotFailure, StampTask, StampTaskResult, StampWorkerData } from './stamp-task.ts';
+import type { TsuUnit } from './tsu-unit.ts';
 import { TsuUnits } from './tsu-units.ts';
 
 const noPause = createPaceMemory(0);
@@ -43,6 +44,8 @@ export class ConcurrentStamper {
   readonly #waiting: { readonly take: (lane: Lane) => void; readonly failed: (error: unknown) => void }[] = [];
   /** Lanes that are there, or about to be. */
   #lanes = 0;
+  /** SHA-256 of each TSU's certificate, one object for all lanes: answers with the same one share a section. */
+  readonly #ids = new Map<string, Uint8Array>();
   #inUse = 0;
   #atOnce = 1;
   #cpu = process.threadCpuUsage();
@@ -123,7 +126,7 @@ export class ConcurrentStamper {
     }
     const token = Buffer.allocUnsafe(template.tokenLength(signature.length));
     template.writeToken(token, 0, signature);
-    return { kind: 'granted', grant: { tsu: unit.id, clock: state, unixMillis, serial, tokenOctets: token.length }, token };
+    return { kind: 'granted', grant: { tsu: this.#idOf(unit), clock: state, unixMillis, serial, tokenOctets: token.length }, token };
   }
 
   /** What the thread has worked since the last batch that ended: batches overlap, but their sum comes out right. */
@@ -135,23 +138,21 @@ export class ConcurrentStamper {
 
   /** Answers of one TSU come behind each other, whatever order they were ready in. */
   #write(answers: readonly { readonly request: ReceivedStampRequest; readonly answer: Answer }[]): ReturnType<AnswerWriter['finish']> {
-    const sections = new Map<string, Uint8Array>();
-    const sectionOf = ({ answer }: (typeof answers)[number]): string =>
-      answer.kind === 'granted' ? Buffer.from(answer.grant.tsu).toString('latin1') : '';
     this.#writer.clear();
-    for (const group of Map.groupBy(answers, sectionOf).values()) {
+    for (const group of Map.groupBy(answers, ({ answer }) => (answer.kind === 'granted' ? answer.grant.tsu : undefined)).values()) {
       for (const { request, answer } of group) {
         if (answer.kind === 'refused') this.#writer.refuse(request, answer.outcome);
         else if (answer.kind === 'failed') this.#writer.fail(request, answer.code, answer.message);
-        else {
-          const name = Buffer.from(answer.grant.tsu).toString('latin1');
-          const tsu = sections.get(name) ?? answer.grant.tsu;
-          sections.set(name, tsu);
-          this.#writer.grant(request, { ...answer.grant, tsu }, (out, at) => answer.token.copy(out, at));
-        }
+        else this.#writer.grant(request, answer.grant, (out, at) => answer.token.copy(out, at));
       }
     }
     return this.#writer.finish();
+  }
+
+  #idOf({ tsu, id }: TsuUnit): Uint8Array {
+    const known = this.#ids.get(tsu.id) ?? id;
+    this.#ids.set(tsu.id, known);
+    return known;
   }
 
   #calling(lane: Lane, step: () => void): void {

@@ -264,7 +264,7 @@ const serveSlot = async ({ config, log, hsm, slot, command, teller }: SlotParts)
     tsus = next;
     writeTsus(tsuMemory, tsus);
     pool.look();
-    log.info({ slot: slot.label, tsus: tsus.map(({ keyLabel }) => keyLabel) }, 'signer: other TSUs');
+    log.info({ slot: slot.label, tsus: tsus.map(({ keyLabel }) => keyLabel) }, 'signer: TSUs from now on');
   });
 
   return {

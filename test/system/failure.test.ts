@@ -277,8 +277,8 @@ describe('overload', { skip }, () => {
       // 500 connections share two cores with the rest: a refusal waits for its turn in the gateway, but for no stamp.
       const median = busy.toSorted((a, b) => a - b)[busy.length >> 1] as number;
       assert.ok(median < 500, `half of the refusals took longer than ${median} ms`);
-      // 150 to 280 MiB in seven runs, by when the old generation is collected; 450 when each request was kept in a set.
-      assert.ok(peak < 384 * 2 ** 20, `${peak} bytes`);
+      // 150 to 280 MiB in eight runs, by when the old generation is collected; 450 when each request was kept in a set.
+      assert.ok(peak < 300 * 2 ** 20, `${peak} bytes`);
       assert.equal(service.pidOf('gateway'), gateway, 'it lived through it');
       assert.match(await service.metrics(), new RegExp(`^tsp_requests_total\\{outcome="overloaded"\\} ${busy.length}$`, 'm'));
 
