@@ -165,7 +165,10 @@ export const startLifecycle = async (config: Config, log: Logger, parts: Lifecyc
     failed: failed.promise,
     metrics: () => metrics.registry.getMetricsAsJSON(),
     async health() {
-      return [await redisHealth(command), { name: 'calendar of keys', ok: failures < failuresMax, detail: `${slots.length} tokens` }];
+      return [
+        await redisHealth(command),
+        { name: 'calendar of keys', ok: failures < failuresMax, detail: `of ${slots.map(({ label }) => label).join(', ')}` },
+      ];
     },
     async stop(reason) {
       clearTimeout(again);

@@ -127,7 +127,9 @@ const showSpeed = async (config: Config, module: OpenHsm, slot: HsmSlot, key: To
   const say = ({ sessions, perSecond, slowestMs }: Speed): string =>
     `  ${String(sessions).padStart(3)} ${sessions === 1 ? 'session ' : 'sessions'}  ${perSecond} signatures a second, the slowest ${slowestMs} ms\n`;
   print(`\n${printable(`${slot.label}, key "${key.label}"`)}:\n${say(speed.one)}${say(speed.several)}`);
-  for (const line of adviceOn({ ...speed, callMsMax: config.signer.callMsMax })) print(`  ${line}\n`);
+  // The embedded token has one session for each core, and no slots to configure.
+  const advice = embedded ? [] : adviceOn({ ...speed, callMsMax: config.signer.callMsMax });
+  for (const line of advice) print(`  ${line}\n`);
 };
 
 /** A TSU's key where there is one. */
