@@ -3,7 +3,6 @@
  * of a TSU and a policy is encoded once, a stamp only fills in its own fields and copies. No ASN.1 tree per request:
  * the oracle in test/pki shows byte for byte that pkijs and OpenSSL read the same thing.
  */
-import { hash } from 'node:crypto';
 import {
   digestAlgorithmIdentifier,
   digestAlgorithms,
@@ -12,6 +11,7 @@ import {
   signatureAlgorithmIdentifier,
 } from './algorithms.ts';
 import { type Der, encode, integer, lengthOctets, octetString, oid, sequence, setOf, tag, writeHeader } from './der.ts';
+import { sha256, writeDigest } from './digest.ts';
 import { GenTimeWriter, genTimeOctets } from './gen-time.ts';
 import type { SignerCertificate } from './signer-certificate.ts';
 
@@ -51,7 +51,7 @@ const attribute = (type: string, value: Der): Der => sequence(oid(type), encode(
 const signingCertificateV2 = (certificate: SignerCertificate): Der => {
   const directoryName = encode(tag.contextConstructed(4), certificate.issuer);
   const issuerSerial = sequence(sequence(directoryName), certificate.serialNumber);
-  return sequence(sequence(sequence(octetString(hash('sha256', certificate.der, 'buffer')), issuerSerial)));
+  return sequence(sequence(sequence(octetString(sha256(certificate.der)), issuerSerial)));
 };
 
 export interface TokenTemplateOptions {
@@ -90,6 +90,8 @@ export class TokenTemplate {
   readonly #signedAttributes: Buffer;
   readonly #messageDigestOffset: number;
   readonly #digest: SignatureDigest;
+  /** Of the signed attributes. */
+  readonly #hash: Buffer;
   readonly #genTime = new GenTimeWriter();
   #tstInfo: Buffer = Buffer.alloc(tstInfoOctets);
   #tstInfoEnd = 0;
@@ -98,6 +100,7 @@ export class TokenTemplate {
     const { certificate, signatureDigest } = options;
     const digestIdentifier = digestAlgorithmIdentifier(signatureDigest);
     this.#digest = signatureDigest;
+    this.#hash = Buffer.alloc(digestAlgorithms[signatureDigest].octets);
     this.#tstHead = Buffer.concat([integer(1), options.policy]);
     this.#tstAccuracy = accuracyField(options.accuracyMicros);
     this.#tstTail = Buffer.concat([
@@ -131,9 +134,9 @@ export class TokenTemplate {
    */
   prepare(fields: StampFields, serial: Uint8Array, genTime: number): Buffer {
     this.#writeTstInfo(fields, serial, genTime);
-    const digest = hash(this.#digest, this.#tstInfo.subarray(0, this.#tstInfoEnd), 'buffer');
-    this.#signedAttributes.set(digest, this.#messageDigestOffset);
-    return hash(this.#digest, this.#signedAttributes, 'buffer');
+    writeDigest(this.#digest, this.#tstInfo.subarray(0, this.#tstInfoEnd), this.#signedAttributes, this.#messageDigestOffset);
+    writeDigest(this.#digest, this.#signedAttributes, this.#hash, 0);
+    return this.#hash;
   }
 
   #writeTstInfo({ messageImprint, nonce }: StampFields, serial: Uint8Array, genTime: number): void {

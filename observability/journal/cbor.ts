@@ -10,6 +10,7 @@ const major = { unsigned: 0, bytes: 2, text: 3, array: 4, map: 5, simple: 7 } as
 const falseValue = 0xf4;
 const trueValue = 0xf5;
 const headOctetsMax = 9;
+const copiesOctets = 256 * 1024;
 
 const malformed = (what: string): SigilloError => new SigilloError('JOURNAL_MALFORMED', what);
 
@@ -19,6 +20,9 @@ const argumentOctets = (value: number): 0 | 1 | 2 | 4 | 8 =>
 
 /** Writes values one after the other into a buffer of its own, which is used again. */
 export class CborWriter {
+  /** What is copied lies side by side: Node's own pool of 8 KB holds nine stamps, and each pool is another thing to free. */
+  #copies: Buffer = Buffer.alloc(0);
+  #copied = 0;
   #bytes: Buffer;
   #length = 0;
 
@@ -32,7 +36,15 @@ export class CborWriter {
 
   /** A copy of what was written. */
   copy(): Buffer {
-    return Buffer.from(this.#bytes.subarray(0, this.#length));
+    const octets = this.#length;
+    if (this.#copied + octets > this.#copies.length) {
+      this.#copies = Buffer.allocUnsafeSlow(Math.max(octets, copiesOctets));
+      this.#copied = 0;
+    }
+    const begin = this.#copied;
+    this.#copied += octets;
+    this.#bytes.copy(this.#copies, begin, 0, octets);
+    return this.#copies.subarray(begin, begin + octets);
   }
 
   /** @param value 0 to 2^53 - 1 */

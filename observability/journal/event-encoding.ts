@@ -8,8 +8,8 @@
  * The hash of an event is SHA-256(0x00 || octets): the leaf hash of RFC 6962, section 2.1. So one hash makes both the chain,
  * through `previous`, and the Merkle tree of the checkpoints.
  */
-import { hash as digestOf } from 'node:crypto';
 import { SigilloError } from '../../config/errors.ts';
+import { sha256 } from '../../pki/digest.ts';
 import { CborReader, CborWriter } from './cbor.ts';
 import {
   clockStates,
@@ -164,5 +164,5 @@ const leaf = Buffer.alloc(1 + eventOctetsMax);
 export const hashEvent = (octets: Uint8Array): Buffer => {
   if (octets.length > eventOctetsMax) throw new SigilloError('JOURNAL_MALFORMED', `an event of ${octets.length} octets`);
   leaf.set(octets, 1);
-  return digestOf('sha256', leaf.subarray(0, 1 + octets.length), 'buffer');
+  return sha256(leaf.subarray(0, 1 + octets.length));
 };

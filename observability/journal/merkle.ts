@@ -4,7 +4,7 @@
  *
  * Sizes go up to 2^53, so arithmetic is on numbers, never on 32-bit integers; every loop and recursion ends after 53 levels.
  */
-import { hash as digestOf } from 'node:crypto';
+import { sha256 } from '../../pki/digest.ts';
 import { hashOctets } from './event-encoding.ts';
 
 /** Hash of the perfect subtree of 2^level leaves that starts at leaf index * 2^level. */
@@ -15,9 +15,9 @@ const node = Buffer.alloc(1 + 2 * hashOctets, 0x01);
 const nodeHash = (left: Uint8Array, right: Uint8Array): Buffer => {
   node.set(left, 1);
   node.set(right, 1 + hashOctets);
-  return digestOf('sha256', node, 'buffer');
+  return sha256(node);
 };
-const emptyRoot = digestOf('sha256', Buffer.alloc(0), 'buffer');
+const emptyRoot = sha256(Buffer.alloc(0));
 
 /** The largest power of two below n; n is at least 2. */
 const splitOf = (n: number): number => {
