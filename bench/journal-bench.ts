@@ -1,7 +1,7 @@
 /**
  * The journal alone: one Redis, one journal process with ClickHouse embedded, and events put into the lane's stream as signers do.
- * Measures whether it keeps up with a rate (lag, memory, CPU), and how fast it works off what has gathered, against the raw insert of
- * the same rows into the same engine.
+ * Measures whether it keeps up with a rate (lag, memory, CPU), how fast it works off what has gathered, against the raw insert of the
+ * same rows into the same engine, and how fast all of it is verified.
  */
 import { type ChildProcess, fork, spawn } from 'node:child_process';
 import { once } from 'node:events';
@@ -12,6 +12,7 @@ import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { Redis } from 'ioredis';
+import { homePaths } from '../config/home.ts';
 import { laneKeys } from '../queue/keys.ts';
 import { makeAnswerBlock } from './answer-blocks.ts';
 import { Helper, onCleanup, removeAtEnd } from './child-process.ts';
@@ -20,6 +21,7 @@ import { residentBytesOfStatus, ticksOfStat } from './process-tree.ts';
 import type { RawInsertAnswer, RawInsertJob } from './raw-insert.ts';
 import { formatTable } from './report.ts';
 import { median } from './statistics.ts';
+import { measureVerify } from './verify-rate.ts';
 
 export interface JournalBenchOptions {
   /** Events a second that it must keep up with. */
@@ -44,6 +46,7 @@ const sampleMs = 250;
 const residentBytesMax = 600e6;
 const lagSecondsMax = 2;
 const rowBytesMax = 250;
+const verifiedPerSecondMin = 100_000;
 const ticksPerSecond = 100;
 
 interface Target {
@@ -51,6 +54,12 @@ interface Target {
   readonly measured: number;
   readonly most: number;
   readonly unit: string;
+}
+
+interface Speed {
+  readonly what: string;
+  readonly measured: number;
+  readonly least: number;
 }
 
 interface Bench {
@@ -262,6 +271,8 @@ export const benchJournal = async (options: JournalBenchOptions, say: Progress):
   say(`${rate(options.eventsPerSecond)} for ${options.seconds} s: lag at most ${steady.lagSecondsMax} s`);
   const backlog = await measureBacklog(bench, options.backlog);
   say(`backlog of ${options.backlog.toLocaleString('en')}: ${rate(backlog.eventsPerSecond)}`);
+  const verify = await measureVerify(folder, homePaths(folder).journalFolder);
+  say(`journal verify: ${verify.entries.toLocaleString('en')} entries, ${rate(verify.entriesPerSecond)}`);
   const targets: Target[] = [
     { what: 'lag at a steady rate', measured: steady.lagSecondsMax, most: lagSecondsMax, unit: 's' },
     {
@@ -272,7 +283,15 @@ export const benchJournal = async (options: JournalBenchOptions, say: Progress):
     },
     { what: 'a stamp on disk', measured: Math.round(raw.bytesPerRow), most: rowBytesMax, unit: 'bytes' },
   ];
-  const passed = targets.every(({ measured, most }) => measured <= most) && backlog.eventsPerSecond >= options.eventsPerSecond;
+  const speeds: Speed[] = [
+    { what: 'a backlog', measured: backlog.eventsPerSecond, least: options.eventsPerSecond },
+    {
+      what: `journal verify, ${verify.entries.toLocaleString('en')} entries`,
+      measured: verify.entriesPerSecond,
+      least: verifiedPerSecondMin,
+    },
+  ];
+  const passed = targets.every(({ measured, most }) => measured <= most) && speeds.every(({ measured, least }) => measured >= least);
   const table = formatTable(
     ['', 'events', 'of raw', 'lag mean', 'lag max', 'behind at the end', 'CPU an event', 'resident max'],
     [
@@ -309,14 +328,8 @@ export const benchJournal = async (options: JournalBenchOptions, say: Progress):
         `${most} ${unit}`,
         measured <= most ? 'pass' : 'MISSED',
       ]),
-      [
-        'a backlog',
-        rate(backlog.eventsPerSecond),
-        'at least',
-        rate(options.eventsPerSecond),
-        backlog.eventsPerSecond >= options.eventsPerSecond ? 'pass' : 'MISSED',
-      ],
+      ...speeds.map(({ what, measured, least }) => [what, rate(measured), 'at least', rate(least), measured >= least ? 'pass' : 'MISSED']),
     ],
   );
-  return { text: `${table}\n\n${judged}`, data: { options, raw, steady, backlog }, passed };
+  return { text: `${table}\n\n${judged}`, data: { options, raw, steady, backlog, verify }, passed };
 };
