@@ -71,15 +71,18 @@ export class Drill {
   #watching: Promise<void>;
   #ended = false;
 
-  private constructor(service: Service, load: RunningLoad) {
+  private constructor(service: Service, load: RunningLoad, everyMs: number) {
     this.service = service;
     this.load = load;
-    this.#watching = this.#watch();
+    this.#watching = this.#watch(everyMs);
   }
 
-  static async start(service: Service): Promise<Drill> {
-    const load = await startLoad({ port: service.port, connections, keep: true, hangMs: patienceMs });
-    return new Drill(service, load);
+  static async start(
+    service: Service,
+    options: { readonly keep: boolean; readonly sampleMs: number } = { keep: true, sampleMs },
+  ): Promise<Drill> {
+    const load = await startLoad({ port: service.port, connections, keep: options.keep, hangMs: patienceMs });
+    return new Drill(service, load, options.sampleMs);
   }
 
   /** So many stamps more. */
@@ -128,10 +131,10 @@ export class Drill {
     await this.#watching;
   }
 
-  async #watch(): Promise<void> {
+  async #watch(everyMs: number): Promise<void> {
     while (!this.#ended) {
       this.samples.push(await sampleOf(this.service));
-      await delay(sampleMs);
+      await delay(everyMs);
     }
   }
 }
