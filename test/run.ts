@@ -2,7 +2,8 @@
  * `npm test`: the static checks, then every test. Arguments pick test files whose path contains one of them, and leave
  * out the static checks: `npm test -- pki system/crash`.
  *
- * Files under test/system put services under load and measure time, so they run one after the other.
+ * Files under test/system put services under load and measure time, so they run one after the other; those under test/service run a
+ * whole service too, and wait for what it does, however long it takes.
  */
 import { spawn } from 'node:child_process';
 import { globSync } from 'node:fs';

@@ -1,28 +1,18 @@
 /** Start, stop and surroundings of the whole service: what it reuses, what it refuses, what it can run on. */
 import assert from 'node:assert/strict';
-import { existsSync, mkdirSync, readdirSync, readFileSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { createServer } from 'node:net';
 import { join } from 'node:path';
 import { after, afterEach, describe, test } from 'node:test';
 import { Redis } from 'ioredis';
 import { homePaths } from '../../config/home.ts';
 import { laneKeys } from '../../queue/keys.ts';
-import { opensslMissing, postQuery, RelyingParty } from '../support/openssl-ts.ts';
-import { makeOperatorPki, OperatorTokens, operatorsPin } from '../support/operator-tokens.ts';
+import { opensslMissing, postQuery } from '../support/openssl-ts.ts';
 import { redisServerMissing } from '../support/redis-server.ts';
-import {
-  freePort,
-  isRunning,
-  programMissing,
-  runProgram,
-  type Service,
-  ServiceFolder,
-  type StartOptions,
-  until,
-} from '../support/service.ts';
+import { isRunning, programMissing, runProgram, type Service, ServiceFolder, type StartOptions, until } from '../support/service.ts';
+import { serviceChecks } from '../support/service-checks.ts';
 import { describeLoad, startLoad } from '../support/stamp-load.ts';
-import { softhsmPath, withoutSofthsm } from '../support/token-home.ts';
-import { ExternalRedis } from './external-redis.ts';
+import { withoutSofthsm } from '../support/token-home.ts';
 
 const skip = withoutSofthsm || redisServerMissing() || (await opensslMissing());
 const skipPromtool = skip || (await programMissing('promtool', 'prometheus'));
@@ -36,18 +26,7 @@ after(folder.remove);
 // A test that fails must not take the next one with it.
 afterEach(folder.killAll);
 
-const withService = async (options: StartOptions, use: (service: Service) => Promise<void>, home = folder): Promise<Service> => {
-  const service = await home.start(options);
-  try {
-    await use(service);
-  } catch (error) {
-    (error as Error).message += service.lastOutput;
-    throw error;
-  } finally {
-    assert.equal(await service.stop(), 0, service.lastOutput);
-  }
-  return service;
-};
+const { withService, assertStamps, assertLoad } = serviceChecks(folder);
 
 const stampsCounted = async (service: Service): Promise<number> => {
   const redis = new Redis({ path: homePaths(service.home).redisSocket });
@@ -57,38 +36,6 @@ const stampsCounted = async (service: Service): Promise<number> => {
     redis.disconnect();
   }
 };
-
-let parties = 0;
-/** One stamp with certificates and one without, verified by OpenSSL with what the repository publishes. */
-const assertStamps = async (service: Service): Promise<void> => {
-  parties += 1;
-  const path = join(folder.path, `party-${parties}`);
-  mkdirSync(path);
-  const party = new RelyingParty(path);
-  await party.fetchFrom(service.origin);
-  party.write('note', `note ${parties}`);
-  for (const [name, flags] of [
-    ['with', ['-cert']],
-    ['without', []],
-  ] as const) {
-    await party.openssl('ts', '-query', '-data', 'note', '-sha256', ...flags, '-out', `${name}.tsq`);
-    const answer = await postQuery(service.origin, readFileSync(join(path, `${name}.tsq`)));
-    assert.equal(answer.status, 200);
-    party.write(`${name}.tsr`, answer.body);
-    const verdict = await party.verify(`${name}.tsr`, ['-queryfile', `${name}.tsq`], { withChain: name === 'without' });
-    assert.match(verdict.stdout, /Verification: OK/, `${name} certificates: ${verdict.stderr}${await party.text(`${name}.tsr`)}`);
-  }
-};
-
-/** All of a load is granted. */
-const assertLoad = async (service: Service, requests = 500): Promise<void> => {
-  const load = await startLoad({ port: service.port, connections: 16, requestsMax: requests });
-  const result = await load.done;
-  assert.deepEqual(result.counts, { granted: requests }, describeLoad(result));
-};
-
-/** A good query: SHA-256 of nothing in particular, with a nonce. */
-const someQuery = Buffer.from(`30400201013031300d060960864801650304020105000420${'00'.repeat(32)}02081122334455667788`, 'hex');
 
 /** Certificates and keys; records of TSUs and CRLs follow the time. */
 const filesOf = (path: string): Record<string, string> =>
@@ -255,186 +202,6 @@ describe('stop', { skip }, () => {
     await withService({ ports: first }, assertStamps);
     assert.deepEqual(folder.processes(), []);
   });
-});
-
-describe('Redis by configuration alone', { skip }, () => {
-  const check = async (
-    redis: Record<string, unknown>,
-    further: (service: Service) => Promise<void> = async () => undefined,
-  ): Promise<void> => {
-    await withService({ settings: { redis } }, async (service) => {
-      assert.equal(service.pidOf('redis'), undefined, 'there is no private Redis beside it');
-      await assertStamps(service);
-      await assertLoad(service);
-      const added = await folder.command(service, 'client', 'add', 'somebody');
-      assert.equal(added.code, 0, added.stderr);
-      const list = await folder.command(service, 'client', 'list');
-      assert.match(list.stdout, /^somebody +client +enabled/m);
-      await further(service);
-    });
-  };
-
-  test('redis:// with a password', async (context) => {
-    const external = new ExternalRedis(folder, 'redis-url');
-    context.after(external.close);
-    const port = await freePort();
-    const login = ['-a', 'a password', '--no-auth-warning'];
-    const server = await external.serve(port, ['--port', String(port), '--requirepass', 'a password'], login);
-    const passwordFile = external.file('password', 'a password\n');
-    await check({ mode: 'url', url: `redis://127.0.0.1:${port}`, passwordFile }, async (service) => {
-      assert.ok(!service.output.includes('a password'));
-      await external.stop(server);
-      const readiness = await until('not ready without Redis', async () => {
-        const answer = await service.readiness();
-        return answer?.status === 503 ? answer : undefined;
-      });
-      assert.ok(
-        readiness.dependencies.some(({ name, ok }) => name === 'redis' && !ok),
-        JSON.stringify(readiness),
-      );
-      const answer = await postQuery(service.origin, someQuery);
-      assert.equal(answer.status, 503);
-      assert.ok(answer.headers.get('retry-after') !== null);
-      // It kept nothing on disk, so what comes back is empty: lane, register and certificates have to be made again.
-      await external.serve(port, ['--port', String(port), '--requirepass', 'a password'], login);
-      await service.untilReady(10_000);
-      await assertLoad(service);
-      await assertStamps(service);
-      // Also for a gateway that never saw what was lost.
-      const gateway = service.requirePid('gateway');
-      process.kill(gateway, 'SIGKILL');
-      await until('another gateway', () => ![undefined, gateway].includes(service.pidOf('gateway')));
-      await service.untilReady(10_000);
-      await assertStamps(service);
-    });
-  });
-
-  test('rediss:// with a CA of its own', async (context) => {
-    const external = new ExternalRedis(folder, 'redis-tls');
-    context.after(external.close);
-    const port = await freePort();
-    const { ca, certificate, key } = external.makeCertificates();
-    const tls = [
-      '--port',
-      '0',
-      '--tls-port',
-      String(port),
-      '--tls-cert-file',
-      certificate,
-      '--tls-key-file',
-      key,
-      '--tls-ca-cert-file',
-      ca,
-    ];
-    await external.serve(port, tls, ['--tls', '--cacert', ca, '--cert', certificate, '--key', key]);
-    const client = { caFile: ca, certificateFile: certificate, keyFile: key };
-    await check({ mode: 'url', url: `rediss://127.0.0.1:${port}`, tls: client });
-    // Without the CA nobody vouches for the server.
-    const refused = await folder.spawn({
-      settings: { redis: { mode: 'url', url: `rediss://127.0.0.1:${port}`, tls: { certificateFile: certificate, keyFile: key } } },
-    });
-    await until(
-      'the certificate is not trusted',
-      () => /self-signed certificate|unable to verify|unable to get/.test(refused.output),
-      20_000,
-    );
-    assert.notEqual((await refused.readiness())?.status, 200);
-    assert.equal(await refused.stop(), 0);
-  });
-
-  test('Sentinel, over a failover', async (context) => {
-    const external = new ExternalRedis(folder, 'redis-sentinel');
-    context.after(external.close);
-    const { sentinel, servers } = await external.serveSentinel('sigillo');
-    await check({ mode: 'sentinel', name: 'sigillo', sentinels: [{ host: '127.0.0.1', port: sentinel }] }, async (service) => {
-      const load = await startLoad({ port: service.port, connections: 16 });
-      context.after(load.abort);
-      await load.untilGranted(200);
-      await external.stop(servers[0]);
-      const before = load.granted();
-      await load.untilGranted(before + 500, 30_000);
-      const result = await load.stop();
-      context.diagnostic(`over a failover: ${describeLoad(result)}`);
-      assert.deepEqual(
-        Object.keys(result.counts).filter((outcome) => !['granted', 'busy'].includes(outcome)),
-        [],
-      );
-      await service.untilReady(10_000);
-      await assertStamps(service);
-    });
-  });
-
-  test('Cluster', async (context) => {
-    const external = new ExternalRedis(folder, 'redis-cluster');
-    context.after(external.close);
-    const ports = await external.serveCluster();
-    await check({ mode: 'cluster', nodes: ports.map((port) => ({ host: '127.0.0.1', port })) });
-  });
-});
-
-describe('a PKCS#11 module by configuration alone', { skip }, () => {
-  const makeToken = async (name: string, label: string): Promise<OperatorTokens> => {
-    const tokens = new OperatorTokens(join(folder.path, name));
-    await tokens.addToken(label);
-    return tokens;
-  };
-  const hsmOf = (tokens: OperatorTokens, label: string, purposes: readonly string[]): Record<string, unknown> => ({
-    mode: 'module',
-    module: softhsmPath,
-    environment: tokens.environment,
-    slots: [{ label, purposes, pinFile: tokens.pinFile }],
-  });
-
-  test('demonstration keys in a token of the operator', async () => {
-    const token = await makeToken('own-token', 'our token');
-    const home = new ServiceFolder();
-    try {
-      const settings = { hsm: hsmOf(token, 'our token', ['authority', 'timestamp', 'journal']) };
-      const service = await withService({ settings }, assertStamps, home);
-      assert.ok(!existsSync(homePaths(service.home).tokenFolder), 'no token of our own beside it');
-      assert.ok(!service.output.includes(operatorsPin));
-      await withService(
-        { settings },
-        async (second) => {
-          assert.doesNotMatch(second.output, /made:/);
-          await assertStamps(second);
-        },
-        home,
-      );
-    } finally {
-      await home.remove();
-    }
-  });
-
-  for (const algorithm of ['ec-p256', 'rsa-3072'] as const) {
-    test(`an installed ${algorithm} key under the CA of the operator`, async () => {
-      const token = await makeToken(`installed-${algorithm}`, 'tsa hsm');
-      const { keyFile, chainFile, rootsFile } = makeOperatorPki(token.path, algorithm);
-      await token.importKey('tsa hsm', keyFile, 'our tsu');
-      const settings = {
-        hsm: hsmOf(token, 'tsa hsm', ['timestamp', 'journal']),
-        timestamp: { algorithm, tsu: { source: 'installed', keyLabel: 'our tsu', chainFile } },
-        trust: { rootsFile },
-      };
-      const home = new ServiceFolder();
-      try {
-        await withService(
-          { settings },
-          async (service) => {
-            assert.equal(
-              await fetch(`${service.origin}/repository/trust.pem`).then((response) => response.text()),
-              readFileSync(rootsFile, 'utf8').replace(/^.*?(?=-----BEGIN)/s, ''),
-            );
-            await assertStamps(service);
-            await assertLoad(service, 200);
-          },
-          home,
-        );
-      } finally {
-        await home.remove();
-      }
-    });
-  }
 });
 
 describe('operations', { skip }, () => {

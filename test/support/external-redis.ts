@@ -3,7 +3,7 @@ import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { freePort, runProgram, runWell, type ServiceFolder, until } from '../support/service.ts';
+import { freePort, runProgram, runWell, type ServiceFolder, until } from './service.ts';
 
 const startMsMax = 10_000;
 
