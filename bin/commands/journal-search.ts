@@ -38,7 +38,7 @@ const readText = (option: string, text: string): string => {
 const readKinds = (text: string): EntrySearch['kinds'] => {
   const kinds = kindsMatching(text);
   if (kinds.length === 0)
-    throw usage(`--kind: no kind of event is called ${JSON.stringify(text.slice(0, 80))}; docs/journal.md lists them`);
+    throw usage(`--kind: no kind of event is called ${JSON.stringify(text.slice(0, 80))}; docs/journal-events.md lists them`);
   return kinds;
 };
 
