@@ -98,11 +98,13 @@ const verifyStore = async (config: Config, options: VerifyJournalOptions, progre
   const anchors = await anchorsOf(config, options);
   const journal = store === undefined ? await openJournal(config) : await openJournalFolder(store);
   try {
+    const { chains, unreadable } = await publishedChains(journal.client);
     const verdict = await verifyJournal(new JournalReader(journal.client), {
       ...range,
       keys,
       anchors,
-      verifyToken: roots === undefined ? undefined : tokenVerifier(roots, await publishedChains(journal.client)),
+      verifyToken: roots === undefined ? undefined : tokenVerifier(roots, chains),
+      unreadable,
       ...(store === undefined ? { retentionMonths: config.journal.retentionMonths } : {}),
       now: new Date(),
       onProgress: progress.update,

@@ -104,10 +104,20 @@ const coveringCheckpoint = async (reader: JournalReader, { to, key }: BundleRang
   return [stored, verdict.checkpoint];
 };
 
+/** Certificates for a token. @throws JOURNAL_MALFORMED when they may be in an entry that cannot be read */
+const chainOf = async ({ client }: JournalReader, token: Uint8Array | undefined): Promise<readonly Uint8Array[]> => {
+  if (token === undefined) return [];
+  const { chains, unreadable } = await publishedChains(client);
+  const chain = chainFinder(chains)(token);
+  if (chain.length === 0 && unreadable.length > 0)
+    throw new SigilloError('JOURNAL_MALFORMED', `Entry ${unreadable[0]} should hold certificates of a TSU, and cannot be read.`);
+  return chain;
+};
+
 const headerOf = async (reader: JournalReader, range: BundleRange): Promise<object> => {
   const { from, to, key } = range;
   const [{ note, token }, checkpoint] = await coveringCheckpoint(reader, range);
-  const chain = token === undefined ? [] : chainFinder(await publishedChains(reader.client))(token);
+  const chain = await chainOf(reader, token);
   return {
     format: bundleFormat,
     version: bundleVersion,

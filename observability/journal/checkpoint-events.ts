@@ -70,20 +70,50 @@ export const listCheckpoints = async (
   return (await ask(client, `${condition} ORDER BY sequence DESC LIMIT ${limit}`)).toReversed();
 };
 
-/** All chains of TSUs that were published, each as DER certificates one behind the other. @throws JOURNAL_STORE_UNAVAILABLE, JOURNAL_MALFORMED */
-export const publishedChains = async (client: ClickHouseClient): Promise<Uint8Array[]> => {
-  const question = { what: 'read the certificates of TSUs', query: `SELECT octets ${eventsOf('tsu.published')} ORDER BY sequence` };
-  const chains = new Map<string, Uint8Array>();
-  for (const [octets] of await octetRows(client, question, 1)) {
-    const event = decodeEvent(octets as Buffer);
-    // Every start of a signer publishes its chain again.
-    if (event.kind === 'tsu.published') chains.set(Buffer.from(event.detail.chain).toString('base64'), Buffer.from(event.detail.chain));
+/** Chains of TSUs, by what the store has. */
+export interface PublishedChains {
+  /** Each as DER certificates one behind the other. */
+  readonly chains: readonly Uint8Array[];
+  /** Sequence numbers of rows that should hold one, and are no entries: a journal that has such a row is not valid. */
+  readonly unreadable: readonly number[];
+}
+
+/** What is in the octets of an entry; undefined when they are none. */
+const readable = (octets: Buffer): JournalEvent | undefined => {
+  try {
+    return decodeEvent(octets);
+  } catch (error) {
+    if (error instanceof SigilloError && error.code === 'JOURNAL_MALFORMED') return undefined;
+    throw error;
   }
-  return [...chains.values()];
 };
 
-/** The last event that says what went with a partition, as its octets. @throws JOURNAL_STORE_UNAVAILABLE */
-export const lastExpiry = async (client: ClickHouseClient, partition: string): Promise<Buffer | undefined> => {
-  const query = `SELECT octets ${eventsOf('journal.expired')} AND subject = {partition:String} ORDER BY sequence DESC LIMIT 1`;
-  return (await octetRows(client, { what: 'read what expired', query, parameters: { partition } }, 1))[0]?.[0];
+/** All chains of TSUs that were published. One row that cannot be read does not hide the others. @throws JOURNAL_STORE_UNAVAILABLE */
+export const publishedChains = async (client: ClickHouseClient): Promise<PublishedChains> => {
+  const question = {
+    what: 'read the certificates of TSUs',
+    query: `SELECT toString(sequence), octets ${eventsOf('tsu.published')} ORDER BY sequence`,
+  };
+  const chains = new Map<string, Uint8Array>();
+  const unreadable: number[] = [];
+  for (const [sequence, octets] of (await octetRows(client, question, 2)) as [Buffer, Buffer][]) {
+    const event = readable(octets);
+    if (event === undefined) unreadable.push(Number(sequence.toString()));
+    // Every start of a signer publishes its chain again.
+    if (event?.kind === 'tsu.published') chains.set(Buffer.from(event.detail.chain).toString('base64'), Buffer.from(event.detail.chain));
+  }
+  return { chains: [...chains.values()], unreadable };
+};
+
+/** A row of the store, and what it holds; nothing of it is checked. */
+export interface EntryRow {
+  readonly sequence: number;
+  readonly octets: Buffer;
+}
+
+/** The last event that says what went with a partition. @throws JOURNAL_STORE_UNAVAILABLE */
+export const lastExpiry = async (client: ClickHouseClient, partition: string): Promise<EntryRow | undefined> => {
+  const query = `SELECT toString(sequence), octets ${eventsOf('journal.expired')} AND subject = {partition:String} ORDER BY sequence DESC LIMIT 1`;
+  const rows = (await octetRows(client, { what: 'read what expired', query, parameters: { partition } }, 2)) as [Buffer, Buffer][];
+  return rows.map(([sequence, octets]) => ({ sequence: Number(sequence.toString()), octets }))[0];
 };

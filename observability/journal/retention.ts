@@ -103,9 +103,9 @@ const stayOf = async (client: ClickHouseClient, name: string) => {
 
 /** Whether the last event of this partition already tells of all that stays of it. */
 const isTold = async (client: ClickHouseClient, name: string, hashesSha256: Uint8Array): Promise<boolean> => {
-  const octets = await lastExpiry(client, name);
-  if (octets === undefined) return false;
-  const event = decodeEvent(octets);
+  const last = await lastExpiry(client, name);
+  if (last === undefined) return false;
+  const event = decodeEvent(last.octets);
   return event.kind === 'journal.expired' && Buffer.compare(event.detail.hashesSha256, hashesSha256) === 0;
 };
 

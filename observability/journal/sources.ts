@@ -1,8 +1,9 @@
 /**
  * Where the events of the journal come from: streams in Redis, each read in order from behind a position.
  *
- * Guarantees: an entry is handed out once, in order; one that cannot be read is handed out as what to quarantine, and holds nothing
- * up; entries are removed only by `trim`, which the caller does when they are durable elsewhere.
+ * Guarantees: an entry is handed out once, in order; one that cannot be read, or holds an event that its stream does not carry
+ * (carried-kinds.ts), is handed out as what to quarantine, and holds nothing up; entries are removed only by `trim`, which the caller
+ * does when they are durable elsewhere.
  */
 import { SigilloError } from '../../config/errors.ts';
 import { decodeAnswerBlock } from '../../queue/answer-block.ts';
@@ -10,25 +11,35 @@ import { clientRegisterKeys } from '../../queue/client-register.ts';
 import { journalKeys, laneKeys } from '../../queue/keys.ts';
 import type { RedisClient } from '../../queue/redis.ts';
 import { tsuRegisterKeys } from '../../queue/tsu-register.ts';
+import { kindsOn } from './carried-kinds.ts';
 import { decodeDrafts } from './draft-block.ts';
-import type { EventDraft } from './events.ts';
+import type { EventDraft, EventKind } from './events.ts';
 import type { Origin, SourcePositions } from './origin.ts';
 import { quarantineDrafts } from './quarantine.ts';
 import { stampEvents } from './stamp-events.ts';
 
-/** A stream, and how one of its entries is read. */
+/** A stream, what it carries, and how one of its entries is read. */
 export interface JournalSource {
   readonly key: string;
+  readonly kinds: ReadonlySet<EventKind>;
   /** @throws JOURNAL_MALFORMED, LANE_ENTRY_MALFORMED */
   readonly decode: (block: Buffer) => EventDraft[];
 }
 
 export const journalSources: readonly JournalSource[] = [
-  { key: laneKeys('timestamp').journal, decode: (block) => stampEvents(decodeAnswerBlock(block)) },
-  { key: journalKeys.events, decode: decodeDrafts },
-  { key: clientRegisterKeys.journal, decode: decodeDrafts },
-  { key: tsuRegisterKeys.journal, decode: decodeDrafts },
+  { key: laneKeys('timestamp').journal, kinds: kindsOn('answers'), decode: (block) => stampEvents(decodeAnswerBlock(block)) },
+  { key: journalKeys.events, kinds: kindsOn('events'), decode: decodeDrafts },
+  { key: clientRegisterKeys.journal, kinds: kindsOn('clients'), decode: decodeDrafts },
+  { key: tsuRegisterKeys.journal, kinds: kindsOn('tsus'), decode: decodeDrafts },
 ];
+
+/** The events of an entry. @throws JOURNAL_MALFORMED, LANE_ENTRY_MALFORMED */
+const readEntry = ({ decode, kinds }: JournalSource, block: Buffer): EventDraft[] => {
+  const drafts = decode(block);
+  const stranger = drafts.find(({ kind }) => !kinds.has(kind));
+  if (stranger !== undefined) throw new SigilloError('JOURNAL_MALFORMED', `${stranger.kind} does not come from this stream`);
+  return drafts;
+};
 
 /** An event with where it came from. */
 export interface SourcedEvent {
@@ -137,12 +148,12 @@ export class JournalSources {
     );
   }
 
-  #entry({ key, decode }: JournalSource, id: EntryId, fields: readonly Buffer[]): SourceEntry {
-    const origin = { source: key, ...id };
+  #entry(source: JournalSource, id: EntryId, fields: readonly Buffer[]): SourceEntry {
+    const origin = { source: source.key, ...id };
     const block = fields[1] ?? Buffer.alloc(0);
     let drafts: EventDraft[];
     try {
-      drafts = decode(block);
+      drafts = readEntry(source, block);
     } catch (error) {
       if (!(error instanceof SigilloError)) throw error;
       this.#options.onQuarantined(origin, error);

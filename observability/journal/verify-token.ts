@@ -54,7 +54,7 @@ export const chainFinder = (chains: readonly Uint8Array[]): ((token: Uint8Array)
 /**
  * Verifies tokens over the SHA-256 of what they stamp.
  * @param roots trusted certificates, DER
- * @param chains as publishedChains gives them
+ * @param chains as `publishedChains` gives them
  */
 export const tokenVerifier = (roots: readonly Uint8Array[], chains: readonly Uint8Array[]): TokenVerifier => {
   const chainOf = chainFinder(chains);

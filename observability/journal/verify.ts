@@ -33,7 +33,12 @@ export interface VerifyOptions extends PlacesRules {
   readonly from?: number;
   /** Behind the last; the pass ends at the checkpoint behind it. @defaultValue all that is stored */
   readonly to?: number;
+  /** Sequence numbers of rows that the caller needed for `verifyToken`, and could not read (`publishedChains`). */
+  readonly unreadable?: readonly number[];
 }
+
+/** Octets of a row that are no entry. */
+const unreadableAt = (sequence: number): JournalFault => faultAt('malformed', sequence, `the octets of entry ${sequence} are no entry`);
 
 /** The stored checkpoint, verified; undefined when there is none. */
 const checkedCheckpoint = (stored: StoredCheckpoint | undefined, keys: readonly CheckpointKey[]): Checkpoint | JournalFault | undefined => {
@@ -77,11 +82,16 @@ const startAt = async (reader: JournalReader, from: number, keys: readonly Check
   if (tree === undefined || Buffer.compare(tree.root(), root) !== 0) {
     return faultAt('tree', 0, `what is stored before entry ${size} does not lead to its checkpoint: verify from entry 0`, size);
   }
-  return { tree, hash: await hashAt(reader, size - 1) };
+  const before = await hashAt(reader, size - 1);
+  return before === 'none' ? unreadableAt(size - 1) : { tree, hash: before };
 };
 
-const hashAt = async (reader: JournalReader, sequence: number): Promise<Uint8Array | undefined> => {
-  for await (const place of reader.read(sequence, sequence + 1)) return place.kind === 'entry' ? hashEvent(place.octets) : place.hash;
+/** Hash of what stands there; `none`: no entry can be so long. */
+const hashAt = async (reader: JournalReader, sequence: number): Promise<Uint8Array | 'none' | undefined> => {
+  for await (const place of reader.read(sequence, sequence + 1)) {
+    if (place.kind === 'expired') return place.hash;
+    return (await unlessMalformed(async () => hashEvent(place.octets))) ?? 'none';
+  }
   return undefined;
 };
 
@@ -93,12 +103,14 @@ const judgeByStore = async (
   context: { readonly partition: string; readonly from: number; readonly options: VerifyOptions },
 ): Promise<ExpiryVerdict> => {
   const { partition, from, options } = context;
-  const octets = await lastExpiry(reader.client, partition);
-  if (octets === undefined) {
+  const last = await lastExpiry(reader.client, partition);
+  if (last === undefined) {
     const why = `no event says that entries of partition ${partition} expired`;
     return faultAt('expiry-unexplained', seen.missing ?? seen.places.first, why, seen.places.last + 1);
   }
-  const event = decodeEvent(octets) as ExpiryEvent;
+  const { octets } = last;
+  const event = (await unlessMalformed(async () => decodeEvent(octets))) as ExpiryEvent | undefined;
+  if (event === undefined) return unreadableAt(last.sequence);
   const { sequence } = event;
   const isRead = sequence >= from && sequence < pass.head.size;
   if (!isRead && !(await isCovered(reader, sequence, octets, options.keys))) return 'unproven';
@@ -114,8 +126,16 @@ const isCovered = async (reader: JournalReader, sequence: number, octets: Buffer
   return proof !== undefined && verifyInclusion(hashEvent(octets), { index: sequence, size }, proof.path, root);
 };
 
+/** The first row, wherever it lies, that verification needed and that is no entry. */
+const firstUnreadable = ({ unreadable = [] }: VerifyOptions): JournalFault | undefined =>
+  unreadable.length === 0 ? undefined : unreadableAt(unreadable.reduce((first, one) => Math.min(first, one)));
+
+/** A timestamp whose certificates may be in a row that cannot be read is no fault of its own: that row is. */
+const causeOf = (found: JournalFault, unreadable: JournalFault | undefined): JournalFault =>
+  found.fault === 'checkpoint-timestamp' && unreadable !== undefined && unreadable.at < found.at ? unreadable : found;
+
 /**
- * Verifies the stored journal, or a range of it.
+ * Verifies the stored journal, or a range of it. A row outside the range that was needed, and is no entry, is a fault too.
  *
  * @returns what is wrong first, or what was verified
  * @throws JOURNAL_STORE_UNAVAILABLE
@@ -137,12 +157,13 @@ export const verifyJournal = async (reader: JournalReader, options: VerifyOption
   const pass = new JournalPass(start, { keys, verifyToken, anchors });
   const onPage = (): void => onProgress?.(pass.head.size - begin, end - begin);
   const found = await runPass(pass, reader.pages(begin, end), onPage);
-  if (found !== undefined) return found;
+  const unreadable = firstUnreadable(options);
+  if (found !== undefined) return causeOf(found, unreadable);
   const { size } = pass.head;
   if (size < end) return faultAt('missing', size, `there are no entries from ${size} to ${end - 1}`);
   const expiry = await judgePartitions(pass, options, (partition, seen) =>
     judgeByStore(reader, pass, seen, { partition, from: begin, options }),
   );
   if (!Array.isArray(expiry)) return expiry;
-  return judgeEnd(stored, anchors) ?? validOf(pass, begin, expiry);
+  return judgeEnd(stored, anchors) ?? unreadable ?? validOf(pass, begin, expiry);
 };

@@ -4,6 +4,7 @@ import { randomBytes } from 'node:crypto';
 import { describe, test } from 'node:test';
 import { journalKeys } from '../../../queue/keys.ts';
 import { redisServerMissing } from '../../support/redis-server.ts';
+import { draftOf } from './fixtures.ts';
 import { answerOf, lane, serviceEvent, writerWorld } from './writer-world.ts';
 
 describe('the writer of the journal', { skip: redisServerMissing() }, () => {
@@ -58,6 +59,18 @@ describe('the writer of the journal', { skip: redisServerMissing() }, () => {
     assert.deepEqual(world.said.toSorted(), [`quarantined ${journalKeys.events}`, `quarantined ${lane}`]);
     const table = await world.store.client.query({ query: 'SELECT count() AS n FROM journal_quarantine', format: 'JSONEachRow' });
     assert.deepEqual(await table.json(), [{ n: 4 }]);
+  });
+
+  test('what only the journal itself tells goes into quarantine when it comes out of Redis', async () => {
+    // Sealed, the first would make every verification fail for ever; the second would excuse a deleted entry.
+    await world.tell(draftOf('journal.checkpoint', { optional: true }));
+    await world.tell(draftOf('journal.expired', { optional: true }));
+    await world.tell(serviceEvent());
+    await world.start();
+    await world.finish(3, { others: 3 });
+    const kinds = (await world.journal()).map(({ kind }) => kind).toSorted();
+    assert.deepEqual(kinds, ['journal.quarantined', 'journal.quarantined', 'service.logStarted']);
+    assert.deepEqual(world.said, [`quarantined ${journalKeys.events}`, `quarantined ${journalKeys.events}`]);
   });
 
   test('an answer that is too long for an event goes into quarantine; its neighbours do not', async () => {
