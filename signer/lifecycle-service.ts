@@ -10,11 +10,13 @@ import { SigilloError } from '../config/errors.ts';
 import { homePaths } from '../config/home.ts';
 import { release } from '../config/release.ts';
 import type { Config } from '../config/schema.ts';
-import { JournalRecorder } from '../observability/journal/recorder.ts';
+import { JournalRecorder, nodeName, type TellClock } from '../observability/journal/recorder.ts';
 import { recordStart, recordStop } from '../observability/journal/service-events.ts';
+import { tsuChangeTeller } from '../observability/journal/tsu-events.ts';
 import { createLifecycleMetrics } from '../observability/lifecycle-metrics.ts';
 import type { Logger } from '../observability/log.ts';
 import type { HealthItem } from '../observability/ops-app.ts';
+import { HostClock } from '../queue/host-clock.ts';
 import { Lease } from '../queue/lease.ts';
 import { type RedisClient, redisHealth } from '../queue/redis.ts';
 import { startTicks, type Ticks } from '../queue/ticks.ts';
@@ -40,7 +42,7 @@ export interface LifecycleParts {
   /** The embedded timestamp CA; undefined: certificates come from an outside one. */
   readonly openAuthority: ((module: OpenHsm, hsm: Hsm) => Promise<EmbeddedAuthority>) | undefined;
   /** Dual control. */
-  readonly approvals: (redis: RedisClient) => Approvals;
+  readonly approvals: (redis: RedisClient, clock: TellClock) => Approvals;
   /** @defaultValue the system's clock */
   readonly now?: () => Date;
 }
@@ -106,12 +108,13 @@ export const startLifecycle = async (config: Config, log: Logger, parts: Lifecyc
   const authority = await parts.openAuthority?.(module, hsm);
   const command = await connect(config, processName, 'command', log);
   const jobs = await connect(config, `${processName}-jobs`, 'jobs', log);
-  const recorder = new JournalRecorder({ redis: command, actor: processName });
+  const { state: clock } = new HostClock({ redis: command, node: nodeName() });
+  const recorder = new JournalRecorder({ redis: command, actor: processName, clock });
   void recordStart(recorder, command, { process: processName, config, version: release });
 
   const metrics = createLifecycleMetrics();
   const folder = new TsuFolder(config);
-  const approvals = parts.approvals(command);
+  const approvals = parts.approvals(command, clock);
   const exclusively = oneAtATime();
   const failed = Promise.withResolvers<Error>();
   const again = failure === undefined ? undefined : setTimeout(() => failed.resolve(failure), againMs);
@@ -132,6 +135,7 @@ export const startLifecycle = async (config: Config, log: Logger, parts: Lifecyc
       publish: () => publishChains({ redis: command, recorder, config }),
       now,
       onStep: metrics.step,
+      tell: tsuChangeTeller({ role: 'system', actor: processName, clock }),
     });
     try {
       await lifecycle.work();
