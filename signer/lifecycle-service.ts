@@ -10,6 +10,7 @@ import { SigilloError } from '../config/errors.ts';
 import { homePaths } from '../config/home.ts';
 import { release } from '../config/release.ts';
 import type { Config } from '../config/schema.ts';
+import { recordOperators } from '../observability/journal/operator-events.ts';
 import { JournalRecorder, nodeName, type TellClock } from '../observability/journal/recorder.ts';
 import { recordStart, recordStop } from '../observability/journal/service-events.ts';
 import { tsuChangeTeller } from '../observability/journal/tsu-events.ts';
@@ -21,6 +22,7 @@ import { Lease } from '../queue/lease.ts';
 import { type RedisClient, redisHealth } from '../queue/redis.ts';
 import { startTicks, type Ticks } from '../queue/ticks.ts';
 import { readTsus, tokenName, tsuRegisterKeys } from '../queue/tsu-register.ts';
+import { operatorFingerprints, readOperators } from './dual-control.ts';
 import { type OpenHsm, openHsm } from './hsm-modules.ts';
 import { type Hsm, type HsmSlot, resolveHsm } from './pkcs11-module.ts';
 import { publishChains } from './published-chains.ts';
@@ -99,6 +101,14 @@ const openSlots = (
   return { slots, failure: failure?.code === 'HSM_PIN_REFUSED' ? undefined : failure };
 };
 
+/** That this process starts, and who its operators are now. @throws CONFIG_UNREADABLE, CONFIG_INVALID */
+const tellStart = (recorder: JournalRecorder, redis: RedisClient, config: Config, log: Logger): void => {
+  void recordStart(recorder, redis, { process: processName, config, version: release });
+  recordOperators(recorder, redis, operatorFingerprints(readOperators(config))).catch((error: unknown) =>
+    log.warn({ err: error }, 'journal: changes of dualControl.operators are not recorded; the next start tells them'),
+  );
+};
+
 /** Starts the process. @throws HSM_*, REDIS_UNAVAILABLE, CERTIFICATE_INVALID */
 export const startLifecycle = async (config: Config, log: Logger, parts: LifecycleParts): Promise<LifecycleService> => {
   const now = parts.now ?? (() => new Date());
@@ -110,7 +120,7 @@ export const startLifecycle = async (config: Config, log: Logger, parts: Lifecyc
   const jobs = await connect(config, `${processName}-jobs`, 'jobs', log);
   const { state: clock } = new HostClock({ redis: command, node: nodeName() });
   const recorder = new JournalRecorder({ redis: command, actor: processName, clock });
-  void recordStart(recorder, command, { process: processName, config, version: release });
+  tellStart(recorder, command, config, log);
 
   const metrics = createLifecycleMetrics();
   const folder = new TsuFolder(config);
