@@ -13,6 +13,7 @@ await runChild((config) => {
   return startLifecycle(config, log, {
     openAuthority:
       config.timestamp.tsu.source === 'demonstration' ? (module, hsm) => openEmbeddedAuthority(config, module, hsm) : undefined,
-    approvals: (redis) => createApprovals({ config, redis, log, now: () => new Date() }),
+    approvals: (redis, clock) =>
+      createApprovals({ config, redis, log, now: () => new Date(), by: { role: 'system', actor: 'lifecycle', clock } }),
   });
 });

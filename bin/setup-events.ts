@@ -7,17 +7,18 @@ import { homePaths } from '../config/home.ts';
 import type { Config } from '../config/schema.ts';
 import type { EventKind } from '../observability/journal/events.ts';
 import { appendToOutbox } from '../observability/journal/outbox.ts';
-import { draftOf, type RecordedEvent } from '../observability/journal/recorder.ts';
+import { draftOf, type RecordedEvent, type TellClock } from '../observability/journal/recorder.ts';
 import { algorithmName } from '../pki/algorithms.ts';
 import type { TokenKey } from '../signer/token-keys.ts';
 
 const actor = 'first-start';
 
-const tell = <K extends EventKind>(config: Config, event: RecordedEvent<K>): void =>
-  appendToOutbox(homePaths(config.home).journalOutbox, draftOf(event, actor));
+/** Without a Redis nobody vouches for the clock. */
+const tell = <K extends EventKind>(config: Config, event: RecordedEvent<K> & { readonly by?: By }): void =>
+  appendToOutbox(homePaths(config.home).journalOutbox, draftOf(event, actor, event.by?.clock));
 
 /** Who did it, when it was not the first start. */
-export type By = NonNullable<RecordedEvent<'key.generated'>['by']>;
+export type By = NonNullable<RecordedEvent<'key.generated'>['by']> & { readonly clock?: TellClock };
 
 const keyDetail = (token: string, key: Pick<TokenKey, 'scheme' | 'spki'>) => ({
   token,

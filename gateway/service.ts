@@ -13,11 +13,12 @@ import { release } from '../config/release.ts';
 import type { Config } from '../config/schema.ts';
 import { logConnection } from '../observability/connection-log.ts';
 import { createGatewayMetrics, type GatewayMetrics } from '../observability/gateway-metrics.ts';
-import { JournalRecorder } from '../observability/journal/recorder.ts';
+import { JournalRecorder, nodeName } from '../observability/journal/recorder.ts';
 import { recordStart, recordStop } from '../observability/journal/service-events.ts';
 import type { Logger } from '../observability/log.ts';
 import type { HealthItem } from '../observability/ops-app.ts';
 import { registerSlotMetrics } from '../observability/slot-metrics.ts';
+import { HostClock } from '../queue/host-clock.ts';
 import { LaneRequester } from '../queue/lane-requester.ts';
 import { connectRedis, type RedisClient, redisHealth } from '../queue/redis.ts';
 import { readSlots } from '../queue/slot-status.ts';
@@ -168,7 +169,8 @@ const createRecorder = (redis: RedisClient, log: Logger): JournalRecorder => {
     saidAt = performance.now();
     log.warn({ err: error }, 'journal: events wait for Redis');
   };
-  return new JournalRecorder({ redis, actor: processName, onFailed });
+  const { state: clock } = new HostClock({ redis, node: nodeName() });
+  return new JournalRecorder({ redis, actor: processName, clock, onFailed });
 };
 
 interface PartsNeeded {

@@ -39,6 +39,8 @@ export const journalKeys = {
   signature: (id: string): string => `journal:{journal}:signature:${id}`,
   /** Hash: `<node>:<process>` to the level that it logged with last. */
   logLevels: 'journal:{journal}:logLevels',
+  /** Hash: name of each operator whom the configuration of this host had last, to the SHA-256 of the key's SubjectPublicKeyInfo in hex. */
+  operators: (node: string): string => `journal:{journal}:operators:${node}`,
 } as const;
 
 /** Name of the CRL of the embedded timestamp CA, in the repository and in `tsuRegisterKeys.crls`. */

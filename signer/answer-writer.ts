@@ -10,6 +10,7 @@ import {
   writeSectionHeader,
 } from '../queue/answer-block.ts';
 import type { ReceivedStampRequest } from '../queue/stamp-messages.ts';
+import type { ClockReading } from './clock.ts';
 import { GrowingBuffer } from './growing-buffer.ts';
 import type { StampedBatch } from './stamp-task.ts';
 
@@ -72,18 +73,20 @@ export class AnswerWriter {
     this.#stamps.set(request.client, (this.#stamps.get(request.client) ?? 0) + 1);
   }
 
-  /** Adds a refusal. */
-  refuse(request: ReceivedStampRequest, outcome: Exclude<StampOutcome, 'granted'>): void {
+  /** Adds a refusal. @param reading what the clock said when it was refused: its event is dated by it, and says so */
+  refuse(request: ReceivedStampRequest, outcome: Exclude<StampOutcome, 'granted'>, reading: ClockReading): void {
     if (this.#sections.length === 0) this.#enterSection(noTsu);
-    const answer = this.#answerTo(request, outcome, { clock: 'unverified', unixMillis: Date.now(), serial: noSerial });
+    const { unixMillis, state: clock } = reading.kind === 'time' ? reading : ({ unixMillis: Date.now(), state: 'unverified' } as const);
+    const answer = this.#answerTo(request, outcome, { clock, unixMillis, serial: noSerial });
     const at = this.#block.reserve(answerOctets(answer));
     writeAnswer(this.#block.bytes, at, answer, 0);
   }
 
   /** Adds systemFailure, with its reason for the log. */
-  fail(request: ReceivedStampRequest, code: string, message: string): void {
+  fail(request: ReceivedStampRequest, failure: { readonly code: string; readonly message: string }, reading: ClockReading): void {
+    const { code, message } = failure;
     this.#failure ??= { code, message };
-    this.refuse(request, 'systemFailure');
+    this.refuse(request, 'systemFailure', reading);
   }
 
   /** Ends the batch. @returns its block in an ArrayBuffer of its own, and what was counted */

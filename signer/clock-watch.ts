@@ -8,6 +8,7 @@ import type { ClockPicture } from '../observability/clock-metrics.ts';
 import { type JournalRecorder, nodeName } from '../observability/journal/recorder.ts';
 import type { Logger } from '../observability/log.ts';
 import type { HealthItem } from '../observability/ops-app.ts';
+import type { ToldClock } from '../queue/host-clock.ts';
 import { type ClockReading, type ClockSources, createGuardedClock } from './clock.ts';
 import { ClockMemory, createClockMemory } from './clock-memory.ts';
 import { describeClock, pictureOf, stateOf, type WatchedState } from './clock-picture.ts';
@@ -24,6 +25,8 @@ export interface ClockWatch {
   look(): void;
   /** Asks the time servers now; it is done every `time.pollMs` anyway. */
   round(): Promise<void>;
+  /** What this signer says of its host's clock at this instant, for events. */
+  told(): ToldClock;
   health(): HealthItem;
   /** For the metrics. */
   picture(): ClockPicture;
@@ -115,6 +118,13 @@ export const watchClock = (options: ClockWatchOptions): ClockWatch => {
     memory: shared,
     look,
     round: async () => verifier?.round(),
+    told() {
+      // Read anew, so that an event that follows a step does not say what was true before it.
+      const now = clock.read();
+      const trusted = now.kind === 'time' && now.state === 'trusted';
+      const differenceMs = sources.wallMs() - sources.monotonicMs();
+      return { state: trusted ? 'trusted' : 'unverified', differenceMs, stepMsMax: time.stepMsMax };
+    },
     health: () => describeClock(reading, verifier?.standing),
     picture: () => pictureOf(reading, verifier?.standing),
     close() {

@@ -10,7 +10,7 @@ import { SigilloError } from '../config/errors.ts';
 import type { ReceivedStampRequest } from '../queue/stamp-messages.ts';
 import { AnswerWriter, type Grant } from './answer-writer.ts';
 import { type CallMark, takeCallMark } from './call-watch.ts';
-import { createGuardedClock, type GuardedClock } from './clock.ts';
+import { type ClockReading, createGuardedClock, type GuardedClock } from './clock.ts';
 import { machineClocks } from './clock-sources.ts';
 import { ckrCode, sessionCountReached } from './pkcs11-errors.ts';
 import { readBatch } from './received-batch.ts';
@@ -31,8 +31,8 @@ interface Lane {
 /** How a request ended, kept until all of its batch have. */
 type Answer =
   | { readonly kind: 'granted'; readonly grant: Grant; readonly token: Buffer }
-  | { readonly kind: 'refused'; readonly outcome: 'expired' | 'timeNotAvailable' }
-  | { readonly kind: 'failed'; readonly code: string; readonly message: string };
+  | { readonly kind: 'refused'; readonly outcome: 'expired' | 'timeNotAvailable'; readonly reading: ClockReading }
+  | { readonly kind: 'failed'; readonly code: string; readonly message: string; readonly reading: ClockReading };
 
 export class ConcurrentStamper {
   readonly #data: StampWorkerData;
@@ -93,11 +93,12 @@ export class ConcurrentStamper {
   async #answer(request: ReceivedStampRequest, enteredAtMs: number, atOnce: number, spent: { signMs: number }): Promise<Answer> {
     const lane = await this.#borrow(atOnce);
     try {
-      if (this.#nowMs() > enteredAtMs + request.ttlMs) return { kind: 'refused', outcome: 'expired' };
+      if (this.#nowMs() > enteredAtMs + request.ttlMs) return { kind: 'refused', outcome: 'expired', reading: this.#clock.read() };
       return await this.#stamp(lane, request, spent);
     } catch (error) {
       if (error instanceof SlotFailed) throw error;
-      return { kind: 'failed', code: error instanceof SigilloError ? error.code : 'HSM_REQUEST', message: describeError(error) };
+      const code = error instanceof SigilloError ? error.code : 'HSM_REQUEST';
+      return { kind: 'failed', code, message: describeError(error), reading: this.#clock.read() };
     } finally {
       this.#giveBack(lane);
     }
@@ -106,7 +107,7 @@ export class ConcurrentStamper {
   async #stamp(lane: Lane, request: ReceivedStampRequest, spent: { signMs: number }): Promise<Answer> {
     this.#calling(lane, () => lane.units.refresh());
     const reading = this.#clock.read();
-    if (reading.kind === 'unavailable') return { kind: 'refused', outcome: 'timeNotAvailable' };
+    if (reading.kind === 'unavailable') return { kind: 'refused', outcome: 'timeNotAvailable', reading };
     const { unixMillis, state, errorMs } = reading;
     const unit = lane.units.at(unixMillis);
     const template = unit.templateFor(request.policy, errorMs);
@@ -141,8 +142,8 @@ export class ConcurrentStamper {
     this.#writer.clear();
     for (const group of Map.groupBy(answers, ({ answer }) => (answer.kind === 'granted' ? answer.grant.tsu : undefined)).values()) {
       for (const { request, answer } of group) {
-        if (answer.kind === 'refused') this.#writer.refuse(request, answer.outcome);
-        else if (answer.kind === 'failed') this.#writer.fail(request, answer.code, answer.message);
+        if (answer.kind === 'refused') this.#writer.refuse(request, answer.outcome, answer.reading);
+        else if (answer.kind === 'failed') this.#writer.fail(request, answer, answer.reading);
         else this.#writer.grant(request, answer.grant, (out, at) => answer.token.copy(out, at));
       }
     }

@@ -2,7 +2,7 @@
  * Dual control: a step with a key waits until enough different operators have signed its text, and the signatures are verified here,
  * against the keys of the configuration, at the moment when they count.
  */
-import { createPublicKey, type KeyObject, verify } from 'node:crypto';
+import { createPublicKey, hash, type KeyObject, verify } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { SigilloError } from '../config/errors.ts';
 import type { Config } from '../config/schema.ts';
@@ -50,6 +50,10 @@ export const readOperators = (config: Config): Operators => {
   }
   return operators;
 };
+
+/** SHA-256 of each operator's SubjectPublicKeyInfo, hex: what tells keys of one name apart. */
+export const operatorFingerprints = (operators: Operators): ReadonlyMap<string, string> =>
+  new Map([...operators].map(([name, key]) => [name, hash('sha256', spkiOf(key), 'hex')]));
 
 /** Digest of a signature by an operator's key: Ed25519 has its own. */
 export const approvalDigest = (key: KeyObject): 'sha256' | null => (key.asymmetricKeyType === 'ed25519' ? null : 'sha256');

@@ -7,7 +7,7 @@ import { homePaths } from '../config/home.ts';
 import { release } from '../config/release.ts';
 import type { Config } from '../config/schema.ts';
 import { deliverOutbox } from '../observability/journal/outbox.ts';
-import { JournalRecorder } from '../observability/journal/recorder.ts';
+import { JournalRecorder, type TellClock } from '../observability/journal/recorder.ts';
 import { recordStart, recordStop } from '../observability/journal/service-events.ts';
 import type { Logger } from '../observability/log.ts';
 import { answerCheckpointRequests } from '../queue/checkpoint-signing.ts';
@@ -42,6 +42,8 @@ export interface JournalDutiesOptions {
   readonly module: OpenHsm;
   /** The TSU that this signer stamps with now. */
   readonly tsu: () => Tsu | undefined;
+  /** What is known about the clock of this host. */
+  readonly clock: TellClock;
 }
 
 /** Says in one line what another Redis than ours must set to keep what is promised. Not fatal: a managed one may do it its own way. */
@@ -57,20 +59,20 @@ const checkDurability = async ({ config, log, command }: JournalDutiesOptions): 
   }
 };
 
-const createRecorder = (command: RedisClient, log: Logger): JournalRecorder => {
+const createRecorder = ({ command, log, clock }: JournalDutiesOptions): JournalRecorder => {
   let saidAtMs = Number.NEGATIVE_INFINITY;
   const onFailed = (error: unknown): void => {
     if (monotonicMs() - saidAtMs < sayAgainMs) return;
     saidAtMs = monotonicMs();
     log.warn({ err: error }, 'journal: events wait for Redis');
   };
-  return new JournalRecorder({ redis: command, actor: processName, onFailed });
+  return new JournalRecorder({ redis: command, actor: processName, clock, onFailed });
 };
 
 /** Joins the journal. @throws HSM_PIN_REFUSED; what Redis says when it takes nothing */
 export const takeUpJournalDuties = async (options: JournalDutiesOptions): Promise<JournalDuties> => {
   const { config, log, command, hsm, module, tsu } = options;
-  const recorder = createRecorder(command, log);
+  const recorder = createRecorder(options);
   const key = new CheckpointKey({
     module,
     slot: slotForPurpose(hsm, 'journal'),

@@ -10,15 +10,19 @@ import { SigilloError } from '../config/errors.ts';
 import { homePaths } from '../config/home.ts';
 import { release } from '../config/release.ts';
 import type { Config } from '../config/schema.ts';
-import { JournalRecorder } from '../observability/journal/recorder.ts';
+import { recordOperators } from '../observability/journal/operator-events.ts';
+import { JournalRecorder, nodeName, type TellClock } from '../observability/journal/recorder.ts';
 import { recordStart, recordStop } from '../observability/journal/service-events.ts';
+import { tsuChangeTeller } from '../observability/journal/tsu-events.ts';
 import { createLifecycleMetrics } from '../observability/lifecycle-metrics.ts';
 import type { Logger } from '../observability/log.ts';
 import type { HealthItem } from '../observability/ops-app.ts';
+import { HostClock } from '../queue/host-clock.ts';
 import { Lease } from '../queue/lease.ts';
 import { type RedisClient, redisHealth } from '../queue/redis.ts';
 import { startTicks, type Ticks } from '../queue/ticks.ts';
 import { readTsus, tokenName, tsuRegisterKeys } from '../queue/tsu-register.ts';
+import { operatorFingerprints, readOperators } from './dual-control.ts';
 import { type OpenHsm, openHsm } from './hsm-modules.ts';
 import { type Hsm, type HsmSlot, resolveHsm } from './pkcs11-module.ts';
 import { publishChains } from './published-chains.ts';
@@ -40,7 +44,7 @@ export interface LifecycleParts {
   /** The embedded timestamp CA; undefined: certificates come from an outside one. */
   readonly openAuthority: ((module: OpenHsm, hsm: Hsm) => Promise<EmbeddedAuthority>) | undefined;
   /** Dual control. */
-  readonly approvals: (redis: RedisClient) => Approvals;
+  readonly approvals: (redis: RedisClient, clock: TellClock) => Approvals;
   /** @defaultValue the system's clock */
   readonly now?: () => Date;
 }
@@ -97,6 +101,14 @@ const openSlots = (
   return { slots, failure: failure?.code === 'HSM_PIN_REFUSED' ? undefined : failure };
 };
 
+/** That this process starts, and who its operators are now. @throws CONFIG_UNREADABLE, CONFIG_INVALID */
+const tellStart = (recorder: JournalRecorder, redis: RedisClient, config: Config, log: Logger): void => {
+  void recordStart(recorder, redis, { process: processName, config, version: release });
+  recordOperators(recorder, redis, operatorFingerprints(readOperators(config))).catch((error: unknown) =>
+    log.warn({ err: error }, 'journal: changes of dualControl.operators are not recorded; the next start tells them'),
+  );
+};
+
 /** Starts the process. @throws HSM_*, REDIS_UNAVAILABLE, CERTIFICATE_INVALID */
 export const startLifecycle = async (config: Config, log: Logger, parts: LifecycleParts): Promise<LifecycleService> => {
   const now = parts.now ?? (() => new Date());
@@ -106,12 +118,13 @@ export const startLifecycle = async (config: Config, log: Logger, parts: Lifecyc
   const authority = await parts.openAuthority?.(module, hsm);
   const command = await connect(config, processName, 'command', log);
   const jobs = await connect(config, `${processName}-jobs`, 'jobs', log);
-  const recorder = new JournalRecorder({ redis: command, actor: processName });
-  void recordStart(recorder, command, { process: processName, config, version: release });
+  const { state: clock } = new HostClock({ redis: command, node: nodeName() });
+  const recorder = new JournalRecorder({ redis: command, actor: processName, clock });
+  tellStart(recorder, command, config, log);
 
   const metrics = createLifecycleMetrics();
   const folder = new TsuFolder(config);
-  const approvals = parts.approvals(command);
+  const approvals = parts.approvals(command, clock);
   const exclusively = oneAtATime();
   const failed = Promise.withResolvers<Error>();
   const again = failure === undefined ? undefined : setTimeout(() => failed.resolve(failure), againMs);
@@ -132,6 +145,7 @@ export const startLifecycle = async (config: Config, log: Logger, parts: Lifecyc
       publish: () => publishChains({ redis: command, recorder, config }),
       now,
       onStep: metrics.step,
+      tell: tsuChangeTeller({ role: 'system', actor: processName, clock }),
     });
     try {
       await lifecycle.work();

@@ -17,6 +17,7 @@ import { type RedisClient, redisHealth } from '../queue/redis.ts';
 import { monotonicMs } from '../queue/redis-clock.ts';
 import { createCallMemory } from './call-watch.ts';
 import { watchClock } from './clock-watch.ts';
+import { createEventClock, type EventClock } from './event-clock.ts';
 import { type OpenHsm, openHsm } from './hsm-modules.ts';
 import { takeUpJournalDuties } from './journal-duties.ts';
 import { type Hsm, type HsmSlot, resolveHsm, slotForPurpose } from './pkcs11-module.ts';
@@ -158,11 +159,13 @@ export const startSigner = async (config: Config, log: Logger, options: SignerOp
   const slot = slotForPurpose(hsm, 'timestamp', options.slot);
   // Before the token: what becomes of it is told there.
   const command = await connect(config, 'signer', 'command', log);
-  const teller = await SlotTeller.start({ redis: command, slot, log });
+  const eventClock = createEventClock(command);
+  const teller = await SlotTeller.start({ redis: command, slot, log, clock: eventClock.state });
   try {
-    return await serveSlot({ config, log, hsm, slot, command, teller });
+    return await serveSlot({ config, log, hsm, slot, command, teller, eventClock });
   } catch (error) {
     await teller.end(error);
+    eventClock.close();
     command.disconnect();
     throw error;
   }
@@ -175,6 +178,7 @@ interface SlotParts {
   readonly slot: HsmSlot;
   readonly command: RedisClient;
   readonly teller: SlotTeller;
+  readonly eventClock: EventClock;
 }
 
 interface LaneParts {
@@ -211,16 +215,17 @@ const joinLane = ({ config, log, command, blocking, pool, metrics, told }: LaneP
     },
   });
 
-const serveSlot = async ({ config, log, hsm, slot, command, teller }: SlotParts): Promise<SignerService> => {
+const serveSlot = async ({ config, log, hsm, slot, command, teller, eventClock }: SlotParts): Promise<SignerService> => {
   const module = openHsm(hsm);
   module.login(slot);
   const blocking = await connect(config, 'signer-reader', 'blocking', log);
   const slotTsus = new SlotTsus({ config, redis: command, module, slot, log });
   let tsus = await firstTsus(slotTsus, slot, () => teller.waiting());
   const current = (): Tsu | undefined => tsus.find(({ activeFromMs }) => activeFromMs <= Date.now());
-  const journal = await takeUpJournalDuties({ config, log, command, hsm, module, tsu: current });
+  const journal = await takeUpJournalDuties({ config, log, command, hsm, module, tsu: current, clock: eventClock.state });
 
   const clock = watchClock({ time: config.time, log, recorder: journal.recorder });
+  eventClock.follow(clock);
   const tsuMemory = createTsuMemory(tsus);
   const pool = await startPool(config, slot, module, { tsuMemory, clockMemory: clock.memory });
   let responder: LaneResponder | undefined;
@@ -283,6 +288,7 @@ const serveSlot = async ({ config, log, hsm, slot, command, teller }: SlotParts)
       clock.close();
       await teller.end();
       await journal.stop(reason);
+      eventClock.close();
       command.disconnect();
       blocking.disconnect();
       // A thread that is inside the module for ever would hold up the end of the process for ever.

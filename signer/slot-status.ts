@@ -6,7 +6,7 @@
  */
 import { setTimeout as delay } from 'node:timers/promises';
 import { SigilloError } from '../config/errors.ts';
-import { JournalRecorder, nodeName } from '../observability/journal/recorder.ts';
+import { JournalRecorder, nodeName, type TellClock } from '../observability/journal/recorder.ts';
 import type { Logger } from '../observability/log.ts';
 import { algorithmName } from '../pki/algorithms.ts';
 import type { RedisClient } from '../queue/redis.ts';
@@ -59,6 +59,8 @@ export interface SlotTellerOptions {
   readonly redis: RedisClient;
   readonly slot: Pick<HsmSlot, 'label' | 'modulePath'>;
   readonly log: Pick<Logger, 'warn'>;
+  /** What is known about the clock of this host. @defaultValue nothing */
+  readonly clock?: TellClock;
 }
 
 const nothingYet: SlotFigures = { sessions: { busy: 0, open: 0, max: 0 }, tsus: [] };
@@ -84,7 +86,7 @@ export class SlotTeller {
     this.#before = before;
     this.#failures = { ...before?.failures };
     this.#lastError = before?.lastError;
-    this.#recorder = new JournalRecorder({ redis: options.redis, actor: 'signer' });
+    this.#recorder = new JournalRecorder({ redis: options.redis, actor: 'signer', ...(options.clock && { clock: options.clock }) });
     this.#timer = setInterval(() => void this.#tell(), tellEveryMs);
   }
 

@@ -103,19 +103,20 @@ export class Stamper {
 
   #answer(request: ReceivedStampRequest, enteredAtMs: number): void {
     if (this.#nowMs() > enteredAtMs + request.ttlMs) {
-      this.#writer.refuse(request, 'expired');
+      this.#writer.refuse(request, 'expired', this.#clock.read());
       return;
     }
     const reading = this.#clock.read();
     if (reading.kind === 'unavailable') {
-      this.#writer.refuse(request, 'timeNotAvailable');
+      this.#writer.refuse(request, 'timeNotAvailable', reading);
       return;
     }
     try {
       this.#grant(request, reading);
     } catch (error) {
       if (error instanceof SlotFailed) throw error;
-      this.#writer.fail(request, error instanceof SigilloError ? error.code : 'HSM_REQUEST', describeError(error));
+      const code = error instanceof SigilloError ? error.code : 'HSM_REQUEST';
+      this.#writer.fail(request, { code, message: describeError(error) }, reading);
     }
   }
 

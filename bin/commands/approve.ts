@@ -9,7 +9,7 @@ import { JournalRecorder } from '../../observability/journal/recorder.ts';
 import { type Approval, type Ceremony, type CeremonyChange, ceremonyText, changeCeremony, readCeremonies } from '../../queue/ceremonies.ts';
 import type { RedisClient } from '../../queue/redis.ts';
 import { approvalDigest, approversOf, isApprovedBy, type Operators, readOperators } from '../../signer/dual-control.ts';
-import { operatorName } from './operator.ts';
+import type { CommandOperator } from './command-redis.ts';
 import { withRegister } from './tsu.ts';
 
 export interface ApproveOptions {
@@ -72,9 +72,9 @@ const objection = (operators: Operators, ceremony: Ceremony, approval: Approval)
 };
 
 /** @throws APPROVAL_REFUSED, after the journal was told */
-const refuse = async (redis: RedisClient, id: string, operator: string, reason: string): Promise<never> => {
-  const recorder = new JournalRecorder({ redis, actor: operatorName() });
-  const by = { role: 'operator', actor: operatorName() } as const;
+const refuse = async (redis: RedisClient, id: string, operator: string, reason: string, by: CommandOperator): Promise<never> => {
+  const { actor, clock } = by;
+  const recorder = new JournalRecorder({ redis, actor, clock });
   const detail = { operator: operator.slice(0, 64), reason: reason.slice(0, 200) };
   await recorder.recordNow({ kind: 'ceremony.refused', subject: id, outcome: 'refused', detail, by });
   throw new SigilloError('APPROVAL_REFUSED', reason);
@@ -86,6 +86,7 @@ const approve = async (
   operators: Operators,
   ceremony: Ceremony,
   options: ApproveOptions,
+  by: CommandOperator,
 ): Promise<void> => {
   const { operator } = options;
   if (operator === undefined) throw new SigilloError('USAGE', '--operator says who approves');
@@ -97,8 +98,8 @@ const approve = async (
     return { kind: 'approved', approval, ceremony: { ...current, approvals: [...current.approvals, approval] } };
   };
   const first = objection(operators, ceremony, approval);
-  if (first !== undefined) await refuse(redis, ceremony.id, operator, first);
-  const now = await changeCeremony(redis, ceremony.id, decide, ceremonyTeller({ role: 'operator', actor: operator }));
+  if (first !== undefined) await refuse(redis, ceremony.id, operator, first, by);
+  const now = await changeCeremony(redis, ceremony.id, decide, ceremonyTeller({ ...by, actor: operator }));
   const count = approversOf(operators, now).length;
   const needed = config.dualControl?.approvals ?? 0;
   print(
@@ -111,7 +112,7 @@ const approve = async (
  * @throws USAGE, CEREMONY_UNKNOWN, APPROVAL_REFUSED, CONFIG_*, REDIS_UNAVAILABLE
  */
 export const approveCommand = (id: string | undefined, options: ApproveOptions): Promise<void> =>
-  withRegister(async (redis, config) => {
+  withRegister(async (redis, config, by) => {
     if (config.dualControl === undefined)
       throw new SigilloError('USAGE', 'the configuration has no dualControl: nothing waits for approvals');
     const operators = readOperators(config);
@@ -124,5 +125,5 @@ export const approveCommand = (id: string | undefined, options: ApproveOptions):
     const ceremony = ceremonies.find((one) => one.id === id);
     if (ceremony === undefined) throw new SigilloError('CEREMONY_UNKNOWN', JSON.stringify(id.slice(0, 80)));
     if (options.text === true) print(ceremonyText(ceremony));
-    else await approve(redis, config, operators, ceremony, options);
+    else await approve(redis, config, operators, ceremony, options, by);
   });

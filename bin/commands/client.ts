@@ -12,10 +12,10 @@ import {
   removeClient,
   setClientRole,
   setClientState,
+  type TellChange,
 } from '../../queue/client-register.ts';
 import type { RedisClient } from '../../queue/redis.ts';
-import { commandRedis } from './command-redis.ts';
-import { operatorName } from './operator.ts';
+import { commandOperator, commandRedis } from './command-redis.ts';
 
 export interface ClientCommandOptions {
   readonly json?: true;
@@ -25,10 +25,12 @@ export interface AddClientOptions extends ClientCommandOptions {
   readonly role: string;
 }
 
-const withRedis = async <T>(action: (redis: RedisClient) => Promise<T>): Promise<T> => {
+/** The journal names who changes the register: the user of this machine. */
+const withRedis = async <T>(action: (redis: RedisClient, tell: TellChange) => Promise<T>): Promise<T> => {
   const redis = await commandRedis(loadConfig());
   try {
-    return await action(redis);
+    const { actor, clock } = await commandOperator(redis);
+    return await action(redis, clientChangeTeller(actor, clock));
   } finally {
     redis.disconnect();
   }
@@ -42,13 +44,10 @@ const readRole = (text: string): ClientRole => {
   return role;
 };
 
-/** The journal names who changed the register: the user of this machine. */
-const tell = clientChangeTeller(operatorName());
-
 /** Adds a client and prints its secret, which is kept nowhere. @throws USAGE, CLIENT_NAME_INVALID, CLIENT_EXISTS, CLIENT_LIMIT, REDIS_UNAVAILABLE */
 export const addToRegister = async (name: string, options: AddClientOptions): Promise<void> => {
   const role = readRole(options.role);
-  const { secret } = await withRedis((redis) => addClient(redis, { name, role, now: new Date() }, tell));
+  const { secret } = await withRedis((redis, tell) => addClient(redis, { name, role, now: new Date() }, tell));
   const credentials = { name, role, secret, basic: `${name}:${secret}`, bearer: `${name}.${secret}` };
   if (options.json) {
     printJson(credentials);
@@ -77,13 +76,13 @@ export const listRegister = async (options: ClientCommandOptions): Promise<void>
 
 /** Disables, enables or removes a client. @throws CLIENT_UNKNOWN, REDIS_UNAVAILABLE */
 export const changeRegister = async (verb: 'disable' | 'enable' | 'remove', name: string): Promise<void> => {
-  await withRedis((redis) => (verb === 'remove' ? removeClient(redis, name, tell) : setClientState(redis, name, `${verb}d`, tell)));
+  await withRedis((redis, tell) => (verb === 'remove' ? removeClient(redis, name, tell) : setClientState(redis, name, `${verb}d`, tell)));
   process.stdout.write(`Client ${name} is ${verb}d.\n`);
 };
 
 /** Gives a client another role. @throws USAGE, CLIENT_UNKNOWN, REDIS_UNAVAILABLE */
 export const changeRole = async (name: string, text: string): Promise<void> => {
   const role = readRole(text);
-  await withRedis((redis) => setClientRole(redis, name, role, tell));
+  await withRedis((redis, tell) => setClientRole(redis, name, role, tell));
   process.stdout.write(`${name} is ${role === 'auditor' ? 'an auditor' : 'a client'}.\n`);
 };

@@ -17,8 +17,8 @@ import { keyState, type TokenKey } from '../../signer/token-keys.ts';
 import { listKeys } from '../../signer/token-listing.ts';
 import { tsuId } from '../../signer/tsu-folder.ts';
 import { tellKeyDestroyed } from '../setup-events.ts';
+import type { CommandOperator } from './command-redis.ts';
 import { configuredSlot, deliverEvents, type KnownKeys, type OpenedSlot, openSlot, readKnownKeys } from './hsm-slots.ts';
-import { operatorName } from './operator.ts';
 import { holdToken } from './token-lease.ts';
 import { withRegister } from './tsu.ts';
 
@@ -38,7 +38,6 @@ interface Target {
   readonly tsu: TsuRecord | undefined;
 }
 
-const operator = { role: 'operator', actor: operatorName() } as const;
 const print = (text: string): void => void process.stdout.write(text);
 
 /** @throws HSM_KEY_IN_USE */
@@ -89,7 +88,7 @@ const confirm = async ({ token, label, key }: Target): Promise<void> => {
 };
 
 /** Takes the key out of the register, which tells the journal. @throws HSM_KEY_IN_USE when somebody has put it to use meanwhile */
-const noteDestroyed = async (redis: RedisClient, { id }: TsuRecord): Promise<void> => {
+const noteDestroyed = async (redis: RedisClient, { id }: TsuRecord, operator: CommandOperator): Promise<void> => {
   const decide = (current: TsuRecord): TsuChange[] =>
     current.state === 'destroyed'
       ? []
@@ -97,12 +96,17 @@ const noteDestroyed = async (redis: RedisClient, { id }: TsuRecord): Promise<voi
   await changeTsu(redis, id, decide, tsuChangeTeller(operator));
 };
 
-const destroy = async (config: Config, redis: RedisClient, { token, label, key, tsu }: Target): Promise<void> => {
+const destroy = async (
+  config: Config,
+  redis: RedisClient,
+  { token, label, key, tsu }: Target,
+  operator: CommandOperator,
+): Promise<void> => {
   // For a part of a pair neither is looked at: there is no key that could be another one.
   const { scheme, spki } = key ?? { scheme: { kind: 'ecdsa', curve: 'P-256' } as const, spki: new Uint8Array() };
   destroyKeyPair(token.session, { label, scheme, spki });
   if (config.hsm.mode === 'embedded') syncTree(homePaths(config.home).tokenFolder);
-  if (tsu !== undefined) await noteDestroyed(redis, tsu);
+  if (tsu !== undefined) await noteDestroyed(redis, tsu, operator);
   else if (key !== undefined) {
     tellKeyDestroyed(config, token.label, key, operator);
     await deliverEvents(config, redis);
@@ -110,13 +114,13 @@ const destroy = async (config: Config, redis: RedisClient, { token, label, key, 
 };
 
 /** Asks who must agree, and destroys. @throws APPROVAL_NEEDED, HSM_* */
-const carryOut = async (config: Config, redis: RedisClient, target: Target): Promise<void> => {
+const carryOut = async (config: Config, redis: RedisClient, target: Target, operator: CommandOperator): Promise<void> => {
   const { token, label, key } = target;
   const log = createLogger(config.log, 'hsm-destroy');
   const approvals = createApprovals({ config, redis, log, now: () => new Date(), by: operator });
   const step = { action: 'destroy', token: token.label, keyLabel: label, id: key === undefined ? undefined : tsuId(key.spki) } as const;
   if (!(await approvals.permit(step))) throw new SigilloError('APPROVAL_NEEDED', '`sigillo approve --list` shows the ceremony.');
-  await destroy(config, redis, target);
+  await destroy(config, redis, target, operator);
   await approvals.executed(step);
 };
 
@@ -125,7 +129,7 @@ const isSameKey = (one: Target, other: Target): boolean =>
 
 /** Destroys a key pair. @throws HSM_KEY_IN_USE, HSM_KEY_MISSING, APPROVAL_NEEDED, USAGE, HSM_*, REDIS_UNAVAILABLE */
 export const destroyCommand = (options: DestroyOptions): Promise<void> =>
-  withRegister(async (redis, config) => {
+  withRegister(async (redis, config, operator) => {
     const hsm = resolveHsm(config);
     const slot = configuredSlot(hsm, options.slot);
     const module = openHsm(hsm);
@@ -139,7 +143,7 @@ export const destroyCommand = (options: DestroyOptions): Promise<void> =>
       try {
         const target = await find();
         if (!isSameKey(asked, target)) throw new SigilloError('HSM_KEY_MISMATCH', `"${options.label}" is another key by now`);
-        await carryOut(config, redis, target);
+        await carryOut(config, redis, target, operator);
       } finally {
         await lease.release().catch(() => undefined); // best effort: it ends by itself
       }

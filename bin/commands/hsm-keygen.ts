@@ -15,7 +15,7 @@ import { keyState, type TokenKey } from '../../signer/token-keys.ts';
 import { tsuId } from '../../signer/tsu-folder.ts';
 import { caKeyLabels } from '../demonstration-pki.ts';
 import { makeKey } from '../make-key.ts';
-import { commandRedis } from './command-redis.ts';
+import { commandOperator, commandRedis } from './command-redis.ts';
 import { configuredSlot, deliverEvents, type OpenedSlot, openSlot, redisIfThere } from './hsm-slots.ts';
 import { operatorName } from './operator.ts';
 import { holdToken } from './token-lease.ts';
@@ -27,8 +27,6 @@ export interface KeygenOptions {
 }
 
 type Algorithm = (typeof tsuAlgorithms)[number];
-
-const operator = { role: 'operator', actor: operatorName() } as const;
 
 const readAlgorithm = (name: string): Algorithm => {
   const algorithm = tsuAlgorithms.find((one) => one === name);
@@ -68,7 +66,8 @@ const generate = async (
   const state = keyState(token.session, label);
   if (state === 'unfinished') throw new SigilloError('HSM_KEY_EXISTS', `There is a part of "${label}": sigillo hsm destroy takes it away.`);
   if (state === 'whole') throw new SigilloError('HSM_KEY_EXISTS', `"${label}" in token ${token.label}.`);
-  if (redis === undefined) return makeKey(config, token, label, keyScheme(algorithm), operator);
+  if (redis === undefined) return makeKey(config, token, label, keyScheme(algorithm), { role: 'operator', actor: operatorName() });
+  const operator = await commandOperator(redis);
   const log = createLogger(config.log, 'hsm-keygen');
   const approvals = createApprovals({ config, redis, log, now: () => new Date(), by: operator });
   const step = { action: 'generate', token: token.label, keyLabel: label, id: undefined } as const;

@@ -8,8 +8,7 @@ import type { Config } from '../../config/schema.ts';
 import { type OpenedJournal, openJournal } from '../../observability/journal/open-journal.ts';
 import { JournalRecorder } from '../../observability/journal/recorder.ts';
 import type { RedisClient } from '../../queue/redis.ts';
-import { commandRedis } from './command-redis.ts';
-import { operatorName } from './operator.ts';
+import { commandOperator, commandRedis } from './command-redis.ts';
 
 export interface JournalReading {
   readonly client: ClickHouseClient;
@@ -49,15 +48,14 @@ const openRedis = (config: Config, { offline }: JournalReadingOptions): Promise<
 export const openJournalReading = async (config: Config, options: JournalReadingOptions): Promise<JournalReading> => {
   const redis = await openRedis(config, options);
   if (redis === undefined) process.stderr.write('sigillo: no Redis: this reading is not recorded\n');
-  const actor = operatorName();
-  const recorder = redis === undefined ? undefined : new JournalRecorder({ redis, actor });
+  const by = redis === undefined ? undefined : await commandOperator(redis);
+  const recorder = redis === undefined || by === undefined ? undefined : new JournalRecorder({ redis, ...by });
   try {
     const store = await openStore(config, options);
     return {
       client: store.client,
       async record({ subject, query, entries }) {
-        const by = { role: 'operator', actor } as const;
-        await recorder?.recordNow({ kind: 'journal.read', subject, outcome: 'success', detail: { query, entries }, by });
+        await recorder?.recordNow({ kind: 'journal.read', subject, outcome: 'success', detail: { query, entries }, ...(by && { by }) });
       },
       async close() {
         redis?.disconnect();

@@ -30,12 +30,10 @@ import { findKey, selfTest, type TokenKey } from '../../signer/token-keys.ts';
 import { chainOctets, isUnreadable, TsuFolder, tsuId, useOfCertificate } from '../../signer/tsu-folder.ts';
 import { TsuLifecycle } from '../../signer/tsu-lifecycle.ts';
 import { checkPath, hasTimeStampingUsage, readCertificates } from '../installed-tsu.ts';
-import { operatorName } from './operator.ts';
+import type { CommandOperator } from './command-redis.ts';
 import { holdToken } from './token-lease.ts';
 import { withRegister } from './tsu.ts';
 
-const operator = { role: 'operator', actor: operatorName() } as const;
-const tell = tsuChangeTeller(operator);
 const print = (text: string): void => void process.stdout.write(text);
 
 export interface RequestOptions {
@@ -79,7 +77,12 @@ const waitingKey = async (redis: RedisClient, config: Config, { label, serial }:
       compromised === undefined,
   );
 
-const makeKey = async (redis: RedisClient, config: Config, { module, label, serial }: OpenedToken): Promise<TsuRecord> => {
+const makeKey = async (
+  redis: RedisClient,
+  config: Config,
+  { module, label, serial }: OpenedToken,
+  operator: CommandOperator,
+): Promise<TsuRecord> => {
   const log = createLogger(config.log, 'tsu-request');
   const now = (): Date => new Date();
   const session = module.openSession(label, { readWrite: true });
@@ -97,7 +100,7 @@ const makeKey = async (redis: RedisClient, config: Config, { module, label, seri
       lease,
       publish: async () => undefined, // a key without a certificate has nothing to publish
       now,
-      tell,
+      tell: tsuChangeTeller(operator),
     });
     const record = await lifecycle.generate();
     if (record === undefined) throw new SigilloError('APPROVAL_NEEDED', '`sigillo approve --list` shows the ceremony.');
@@ -123,16 +126,16 @@ const requestFor = (subject: readonly SubjectAttribute[], key: TokenKey): Buffer
 
 /** Makes a key, unless one waits already, and writes its request. @throws APPROVAL_NEEDED, USAGE, HSM_*, REDIS_UNAVAILABLE */
 export const requestCommand = (options: RequestOptions): Promise<void> =>
-  withRegister(async (redis, config) => {
+  withRegister(async (redis, config, operator) => {
     const subject = parseSubject(options.subject);
     if (typeof subject === 'string') throw new SigilloError('USAGE', `--subject: ${subject}`);
     if (options.force !== true && existsSync(options.out)) throw new SigilloError('USAGE', `${options.out} exists (--force replaces it)`);
     const token = openToken(config, options.token);
     try {
-      const record = (await waitingKey(redis, config, token)) ?? (await makeKey(redis, config, token));
+      const record = (await waitingKey(redis, config, token)) ?? (await makeKey(redis, config, token, operator));
       const der = requestFor(subject, keyOf(record, token));
       const request = der.toString('base64');
-      await changeTsu(redis, record.id, (current) => [{ kind: 'requested', record: { ...current, request } }], tell);
+      await changeTsu(redis, record.id, (current) => [{ kind: 'requested', record: { ...current, request } }], tsuChangeTeller(operator));
       writeFileAtomic(options.out, certificationRequestPem(der), { mode: 0o644 });
       print(
         `${options.out}: request for ${record.keyLabel} in ${record.token}\n` +
@@ -192,7 +195,7 @@ const checkCertificate = async (
  * @throws CERTIFICATE_INVALID, HSM_KEY_MISMATCH, TSU_UNKNOWN, TSU_STATE, HSM_*, REDIS_UNAVAILABLE
  */
 export const installCommand = (file: string): Promise<void> =>
-  withRegister(async (redis, config) => {
+  withRegister(async (redis, config, operator) => {
     const [first, ...others] = readCertificates(file);
     if (first === undefined) throw new SigilloError('CERTIFICATE_INVALID', `${file}: no PEM certificate in it`);
     const chain = [first, ...others] as const;
@@ -210,6 +213,6 @@ export const installCommand = (file: string): Promise<void> =>
       const certified = { ...current, state: 'certified', certifiedAt: now.toISOString(), chain: chainOctets(chain) } as const;
       return [{ kind: 'certified', by: 'outside', record: certified }];
     };
-    await changeTsu(redis, record.id, decide, tell);
+    await changeTsu(redis, record.id, decide, tsuChangeTeller(operator));
     print(`${record.keyLabel} is certified. The lifecycle process settles from when it is used: see sigillo tsu list\n`);
   });

@@ -10,8 +10,7 @@ import type { RedisClient } from '../../queue/redis.ts';
 import { changeTsu, findTsu, orderRotation, readTokens, readTsus, type TsuRecord, tsuRegisterKeys } from '../../queue/tsu-register.ts';
 import { mayStamp } from '../../signer/tsu-calendar.ts';
 import { certificateOf } from '../../signer/tsu-folder.ts';
-import { commandRedis } from './command-redis.ts';
-import { operatorName } from './operator.ts';
+import { type CommandOperator, commandOperator, commandRedis } from './command-redis.ts';
 import { table } from './table.ts';
 
 const dayMs = 86_400_000;
@@ -19,16 +18,16 @@ const pollMs = 100;
 /** A token that no process has worked on for so long gets no order: nobody would carry it out. */
 const tokenAliveMs = 15 * 60_000;
 
-const operator = { role: 'operator', actor: operatorName() } as const;
-const tell = tsuChangeTeller(operator);
 const print = (text: string): void => void process.stdout.write(text);
 
-/** Runs an action with the Redis of the configuration. @throws REDIS_UNAVAILABLE */
-export const withRegister = async <T>(action: (redis: RedisClient, config: Config) => Promise<T>): Promise<T> => {
+/** Runs an action with the Redis of the configuration, for whoever runs the command. @throws REDIS_UNAVAILABLE */
+export const withRegister = async <T>(
+  action: (redis: RedisClient, config: Config, operator: CommandOperator) => Promise<T>,
+): Promise<T> => {
   const config = loadConfig();
   const redis = await commandRedis(config);
   try {
-    return await action(redis, config);
+    return await action(redis, config, await commandOperator(redis));
   } finally {
     redis.disconnect();
   }
@@ -134,7 +133,7 @@ export interface RotateOptions {
 
 /** Orders a new key now, for one token or all. @throws TSU_UNKNOWN, USAGE, REDIS_UNAVAILABLE */
 export const rotateCommand = (options: RotateOptions): Promise<boolean> =>
-  withRegister(async (redis, config) => {
+  withRegister(async (redis, config, operator) => {
     if (config.timestamp.tsu.source !== 'demonstration')
       throw new SigilloError('USAGE', 'with an outside CA a new key begins with `sigillo tsu request`');
     const seconds = readSeconds(options.wait);
@@ -177,7 +176,7 @@ const isOver = ({ state }: TsuRecord): boolean => state === 'retired' || state =
 
 /** Retires a TSU before its time. @throws TSU_UNKNOWN, TSU_STATE when it is over, or the last that stamps */
 export const retireCommand = (name: string, { force }: RetireOptions): Promise<void> =>
-  withRegister(async (redis, config) => {
+  withRegister(async (redis, config, operator) => {
     const { tsus } = await readTsus(redis);
     const { id } = findTsu(tsus, name);
     const now = new Date();
@@ -191,7 +190,7 @@ export const retireCommand = (name: string, { force }: RetireOptions): Promise<v
         if (isOver(current)) throw new SigilloError('TSU_STATE', `${current.keyLabel} is ${current.state}.`);
         return [{ kind: 'retired', record: { ...current, state: 'retired', retiredAt: now.toISOString(), destroyAfter } }];
       },
-      tell,
+      tsuChangeTeller(operator),
     );
     print(
       `${record.keyLabel} is retired. Its key is destroyed after ${destroyAfter}; its certificate stays published and is not revoked.\n`,
@@ -233,7 +232,7 @@ const demand = (record: TsuRecord): string =>
 
 /** Stops a TSU for good, and has its certificate revoked. @returns false when the revocation is not published yet */
 export const compromiseCommand = (name: string, options: CompromiseOptions): Promise<boolean> =>
-  withRegister(async (redis, config) => {
+  withRegister(async (redis, config, operator) => {
     const seconds = readSeconds(options.wait);
     const reason = options.reason.trim().slice(0, 500);
     if (reason === '') throw new SigilloError('USAGE', '--reason must say what happened');
@@ -243,7 +242,7 @@ export const compromiseCommand = (name: string, options: CompromiseOptions): Pro
       redis,
       id,
       (current) => (current.compromised === undefined ? [{ kind: 'compromised', reason, record: { ...current, compromised } }] : []),
-      tell,
+      tsuChangeTeller(operator),
     );
     print(
       `${record.keyLabel} (${id.slice(0, 12)}) is compromised since ${record.compromised?.at}. Signers drop it at their next look at the register.\n`,

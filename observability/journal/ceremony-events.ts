@@ -11,16 +11,21 @@ const draftFor = (change: CeremonyChange, by: TsuActor): EventDraft => {
   const common = { subject: ceremony.id, outcome: 'success', by } as const;
   switch (change.kind) {
     case 'requested':
-      return draftOf({ ...common, kind: 'ceremony.requested', detail: { action, token, key, text: ceremonyText(ceremony) } }, by.actor);
+      return draftOf(
+        { ...common, kind: 'ceremony.requested', detail: { action, token, key, text: ceremonyText(ceremony) } },
+        by.actor,
+        by.clock,
+      );
     case 'approved': {
       const { operator, signature } = change.approval;
       return draftOf(
         { ...common, kind: 'ceremony.approved', detail: { action, operator, signature: Buffer.from(signature, 'base64') } },
         by.actor,
+        by.clock,
       );
     }
     case 'executed':
-      return draftOf({ ...common, kind: 'ceremony.executed', detail: { action, token, key } }, by.actor);
+      return draftOf({ ...common, kind: 'ceremony.executed', detail: { action, token, key } }, by.actor, by.clock);
   }
 };
 

@@ -14,7 +14,7 @@ import type { RedisClient } from '../../queue/redis.ts';
 import { monotonicMs } from '../../queue/redis-clock.ts';
 import { type Checkpoint, checkpointText, signedCheckpoint } from './checkpoint.ts';
 import type { EventDraft } from './events.ts';
-import { draftOf } from './recorder.ts';
+import { draftOf, type TellClock } from './recorder.ts';
 import type { JournalSnapshot } from './writer-options.ts';
 
 /** A checkpoint as it is published: in Redis for the gateways, and in a file beside the store for who verifies. */
@@ -36,6 +36,8 @@ export interface CheckpointerOptions {
   readonly sign: (text: string, signal: AbortSignal) => Promise<{ readonly signature: Uint8Array; readonly spki: Uint8Array }>;
   /** A TimeStampToken over this SHA-256, without certificates. */
   readonly stamp: (digest: Uint8Array) => Promise<Uint8Array>;
+  /** What is known about the clock of this host. @defaultValue nothing */
+  readonly clock?: TellClock;
   readonly on: {
     made(outcome: 'made' | 'unstamped' | 'failed', error?: unknown): void;
     /** The file beside the store could not be written. */
@@ -129,7 +131,8 @@ export class Checkpointer {
   async #keep(writer: CheckpointedWriter, made: { size: number; note: string; token: Uint8Array | undefined }): Promise<void> {
     const { size, note, token } = made;
     const detail = { note, token };
-    await writer.append(draftOf({ kind: 'journal.checkpoint', subject: String(size), outcome: 'success', detail }, 'journal'));
+    const event = { kind: 'journal.checkpoint', subject: String(size), outcome: 'success', detail } as const;
+    await writer.append(draftOf(event, 'journal', this.#options.clock));
     const published: PublishedCheckpoint = { size, note, token: token === undefined ? null : Buffer.from(token).toString('base64') };
     const json = JSON.stringify(published);
     await this.#options.redis.set(journalKeys.checkpoint, json);

@@ -81,8 +81,12 @@ export const eventCatalogue = {
   'client.enabled': { retention: 'certificate', detail: personDetail },
   'client.disabled': { retention: 'certificate', detail: personDetail },
   'client.removed': { retention: 'certificate', detail: personDetail },
-  'operator.added': { retention: 'certificate', detail: { name: 'text', permissions: 'text' } },
-  'operator.removed': { retention: 'certificate', detail: personDetail },
+  /**
+   * Of dualControl, as this host's configuration has them. `spkiSha256` came before the first event of these kinds was ever written; a
+   * changed key is a removal and an addition.
+   */
+  'operator.added': { retention: 'certificate', detail: { name: 'text', permissions: 'text', spkiSha256: 'octets?' } },
+  'operator.removed': { retention: 'certificate', detail: { ...personDetail, spkiSha256: 'octets?' } },
   'permission.changed': { retention: 'certificate', detail: { from: 'text', to: 'text' } },
   'authentication.failed': { retention: 'certificate', detail: { reason: 'text', address: 'text?' } },
 

@@ -15,6 +15,7 @@ import type { Complaints } from './complaints.ts';
 import type { MerkleTree } from './merkle.ts';
 import type { OwnStore } from './own-store.ts';
 import { JournalReader } from './reader.ts';
+import type { TellClock } from './recorder.ts';
 import { expirePartitions } from './retention.ts';
 import { brokenParts, missingEntries, PartScrubber } from './scrub.ts';
 import { resumeTree, type TreeRecorder } from './tree-store.ts';
@@ -25,6 +26,8 @@ export interface HousekeepingOptions {
   readonly months: Config['journal']['retentionMonths'];
   readonly log: Logger;
   readonly complaints: Complaints;
+  /** What is known about the clock of this host. */
+  readonly clock: TellClock;
 }
 
 const damageCharactersMax = 500;
@@ -44,15 +47,17 @@ export class Housekeeping {
   readonly #months: HousekeepingOptions['months'];
   readonly #log: Logger;
   readonly #complaints: Complaints;
+  readonly #clock: TellClock;
   /** Keeps the stored subtrees; undefined until the store can tell where they end. */
   #tree: TreeRecorder | undefined;
   #damage: string | undefined;
 
-  constructor({ store, months, log, complaints }: HousekeepingOptions) {
+  constructor({ store, months, log, complaints, clock }: HousekeepingOptions) {
     this.#store = store;
     this.#months = months;
     this.#log = log;
     this.#complaints = complaints;
+    this.#clock = clock;
   }
 
   /** What is wrong with what is stored, for people; it stays until a restart finds it gone. */
@@ -116,6 +121,7 @@ export class Housekeeping {
             now: () => new Date(),
             append: (draft) => writer.append(draft),
             exclusively: (work) => writer.exclusively(work),
+            clock: this.#clock,
             signal,
           });
           for (const partition of gone) this.#log.info({ partition }, 'journal: entries whose time is over are gone');

@@ -1,14 +1,14 @@
 /** What becomes of an entry that cannot be read, or whose events do not fit their kinds: an event that holds its octets, for people to look at. */
 import type { EventDraft } from './events.ts';
 import type { Origin } from './origin.ts';
-import { draftOf } from './recorder.ts';
+import { draftOf, type TellClock } from './recorder.ts';
 
 /** An event is 64 KiB at most. */
 const partOctets = 48 * 1024;
 const reasonCharacters = 500;
 
 /** One event for each part of the entry. */
-export const quarantineDrafts = (origin: Omit<Origin, 'index'>, block: Uint8Array, reason: string): EventDraft[] => {
+export const quarantineDrafts = (origin: Omit<Origin, 'index'>, block: Uint8Array, reason: string, clock?: TellClock): EventDraft[] => {
   const parts = Math.max(1, Math.ceil(block.length / partOctets));
   return Array.from({ length: parts }, (_, i) =>
     draftOf(
@@ -24,6 +24,7 @@ export const quarantineDrafts = (origin: Omit<Origin, 'index'>, block: Uint8Arra
         },
       },
       'journal',
+      clock,
     ),
   );
 };

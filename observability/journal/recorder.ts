@@ -24,10 +24,15 @@ export interface RecordedEvent<K extends EventKind> {
   readonly at?: { readonly unixMicros: number; readonly clock: ClockState };
 }
 
+/** What is known about the clock of this host at this instant. */
+export type TellClock = () => ClockState;
+
 export interface RecorderOptions {
   readonly redis: RedisClient;
   /** Name of the program. */
   readonly actor: string;
+  /** What is known about the clock of this host. @defaultValue nothing: `unverified` */
+  readonly clock?: TellClock;
   readonly onFailed?: (error: unknown) => void;
 }
 
@@ -40,13 +45,14 @@ const retryMs = 500;
 /** The name that this host has in the journal. */
 export const nodeName = (): string => hostname().slice(0, 64);
 
-/** An event as this host and program tell it now. */
-export const draftOf = <K extends EventKind>(event: RecordedEvent<K>, actor: string): EventDraft => {
+/** An event as this host and program tell it now. @param clock @defaultValue nothing is known about the clock */
+export const draftOf = <K extends EventKind>(event: RecordedEvent<K>, actor: string, clock?: TellClock): EventDraft => {
   const { kind, subject, outcome, detail, by, at } = event;
   return {
     kind,
-    unixMicros: at?.unixMicros ?? Math.round((performance.timeOrigin + performance.now()) * 1_000),
-    clock: at?.clock ?? 'unverified',
+    // Not performance.now(), which is finer: it follows the clock that is vouched for only until that is set or slewed.
+    unixMicros: at?.unixMicros ?? Date.now() * 1_000,
+    clock: at?.clock ?? clock?.() ?? 'unverified',
     node: nodeName(),
     role: by?.role ?? 'system',
     actor: by?.actor ?? actor,
@@ -80,13 +86,13 @@ export class JournalRecorder {
       this.#lost += 1;
       return;
     }
-    this.#waiting.push(draftOf(event, this.#options.actor));
+    this.#waiting.push(this.#draft(event));
     if (this.#retry === undefined) this.#send();
   }
 
   /** Resolves when Redis has the event. @throws when it does not take it: then the event is not recorded */
   async recordNow<K extends EventKind>(event: RecordedEvent<K>): Promise<void> {
-    await this.#options.redis.xadd(journalKeys.events, '*', 'b', encodeDrafts([draftOf(event, this.#options.actor)]));
+    await this.#options.redis.xadd(journalKeys.events, '*', 'b', encodeDrafts([this.#draft(event)]));
   }
 
   /** Tries once more to record what waits, and gives up then. */
@@ -97,6 +103,10 @@ export class JournalRecorder {
     await this.#sending;
     this.#send();
     await this.#sending;
+  }
+
+  #draft<K extends EventKind>(event: RecordedEvent<K>): EventDraft {
+    return draftOf(event, this.#options.actor, this.#options.clock);
   }
 
   #send(): void {

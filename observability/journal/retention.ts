@@ -12,7 +12,7 @@ import { asking, jsonRows, octetRows } from './clickhouse.ts';
 import { decodeEvent, hashEvent } from './event-encoding.ts';
 import { type EventDraft, type RetentionClass, retentionClasses } from './events.ts';
 import { JournalReader } from './reader.ts';
-import { draftOf } from './recorder.ts';
+import { draftOf, type TellClock } from './recorder.ts';
 import { expiredPlaces, retentionEnd } from './verify-expiry.ts';
 
 export interface RetentionOptions {
@@ -23,6 +23,8 @@ export interface RetentionOptions {
   readonly append: (draft: EventDraft) => Promise<unknown>;
   /** Runs work while nothing comes into the store. */
   readonly exclusively: (work: () => Promise<void>) => Promise<void>;
+  /** What is known about the clock of this host. @defaultValue nothing */
+  readonly clock?: TellClock;
   readonly signal?: AbortSignal;
 }
 
@@ -114,7 +116,15 @@ const isTold = async (client: ClickHouseClient, name: string, hashesSha256: Uint
  * @returns names of the partitions that went
  * @throws JOURNAL_STORE_UNAVAILABLE; it is finished by the next run
  */
-export const expirePartitions = async ({ client, months, now, append, exclusively, signal }: RetentionOptions): Promise<string[]> => {
+export const expirePartitions = async ({
+  client,
+  months,
+  now,
+  append,
+  exclusively,
+  clock,
+  signal,
+}: RetentionOptions): Promise<string[]> => {
   const partitions = await listPartitions(client);
   const newest = Math.max(...partitions.map(({ last }) => last));
   const gone: string[] = [];
@@ -131,7 +141,7 @@ export const expirePartitions = async ({ client, months, now, append, exclusivel
     const { first, last: behind, count, lastHash, digest } = await stayOf(client, name);
     if (!(await isTold(client, name, digest))) {
       const detail = { retention, first, last: behind, entries: count, lastHash, hashesSha256: digest };
-      await append(draftOf({ kind: 'journal.expired', subject: name, outcome: 'success', detail }, 'journal'));
+      await append(draftOf({ kind: 'journal.expired', subject: name, outcome: 'success', detail }, 'journal', clock));
     }
     await exclusively(async () => {
       // An event of that month that came since: the next run takes it too.

@@ -4,6 +4,7 @@ import { type ChainHead, headBehind, type SealedEvent, sealEvent } from './chain
 import type { EventDraft } from './events.ts';
 import { noOrigin } from './origin.ts';
 import { quarantineDrafts } from './quarantine.ts';
+import type { TellClock } from './recorder.ts';
 import type { SourcedEvent, SourceEntry } from './sources.ts';
 import { partitionOf, type StoredEvent } from './store.ts';
 
@@ -24,8 +25,13 @@ export interface SealedBlock {
   readonly settle: readonly (() => void)[];
 }
 
-/** Seals behind `head`. Events of one source and partition keep their order; an event that cannot be sealed takes no other with it. */
-export const sealBlock = (start: ChainHead, entries: readonly SourceEntry[], appended: readonly AppendedEvent[]): SealedBlock => {
+/** Seals behind `head`. Events of one source and partition keep their order; an event that cannot be sealed takes no other with it. @param clock of this host, for what goes into quarantine */
+export const sealBlock = (
+  start: ChainHead,
+  entries: readonly SourceEntry[],
+  appended: readonly AppendedEvent[],
+  clock?: TellClock,
+): SealedBlock => {
   const block: StoredEvent[] = [];
   const settle: (() => void)[] = [];
   let head = start;
@@ -49,7 +55,7 @@ export const sealBlock = (start: ChainHead, entries: readonly SourceEntry[], app
     }
   }
   for (const [{ origin, block: octets }, error] of unfit) {
-    for (const draft of quarantineDrafts(origin, octets, error.message)) put({ draft, origin: noOrigin });
+    for (const draft of quarantineDrafts(origin, octets, error.message, clock)) put({ draft, origin: noOrigin });
   }
   for (const { draft, done, failed } of appended) {
     try {

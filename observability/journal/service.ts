@@ -10,6 +10,7 @@ import { homePaths } from '../../config/home.ts';
 import { release } from '../../config/release.ts';
 import type { Config } from '../../config/schema.ts';
 import { requestCheckpointSignature } from '../../queue/checkpoint-signing.ts';
+import { HostClock } from '../../queue/host-clock.ts';
 import { journalKeys } from '../../queue/keys.ts';
 import { Lease } from '../../queue/lease.ts';
 import { connectRedis, type RedisClient, redisHealth, whenReady } from '../../queue/redis.ts';
@@ -22,7 +23,7 @@ import { Housekeeping } from './housekeeping.ts';
 import { readJournalKey, readKeptCheckpoint } from './kept-checkpoint.ts';
 import { createJournalMetrics, type JournalMetrics } from './metrics.ts';
 import { OwnStore } from './own-store.ts';
-import { JournalRecorder, nodeName } from './recorder.ts';
+import { JournalRecorder, nodeName, type TellClock } from './recorder.ts';
 import { createSelfStamping, type SelfStamping } from './self-stamp.ts';
 import { recordStart, recordStop } from './service-events.ts';
 import { Spool } from './spool.ts';
@@ -55,6 +56,7 @@ class Journal implements JournalService {
   readonly #store: OwnStore;
   readonly #metrics: JournalMetrics;
   readonly #recorder: JournalRecorder;
+  readonly #clock: TellClock;
   readonly #stamping: SelfStamping;
   readonly #checkpointer: Checkpointer;
   readonly #complaints: Complaints;
@@ -75,11 +77,12 @@ class Journal implements JournalService {
     this.#complaints = createComplaints(log);
     this.#redis = this.#connect('journal', 'command');
     this.#blocking = this.#connect('journal-reader', 'blocking');
+    this.#clock = new HostClock({ redis: this.#redis, node: nodeName() }).state;
     this.#lease = new Lease(this.#redis, { key: journalKeys.writer, lengthMs: leaseMs });
     this.#store = new OwnStore(config, (error) => this.#complaints.say(error, 'journal: other processes cannot read it'));
     const { retentionMonths: months } = config.journal;
-    this.#housekeeping = new Housekeeping({ store: this.#store, months, log, complaints: this.#complaints });
-    this.#recorder = new JournalRecorder({ redis: this.#redis, actor: processName });
+    this.#housekeeping = new Housekeeping({ store: this.#store, months, log, complaints: this.#complaints, clock: this.#clock });
+    this.#recorder = new JournalRecorder({ redis: this.#redis, actor: processName, clock: this.#clock });
     this.#stamping = createSelfStamping(config.timestamp, { command: this.#redis, blocking: this.#blocking });
     this.#checkpointer = this.#createCheckpointer();
     this.#metrics = createJournalMetrics({
@@ -152,6 +155,7 @@ class Journal implements JournalService {
       origin: journal.origin,
       ...journal.checkpoint,
       file: journalCheckpoint,
+      clock: this.#clock,
       sign: async (text, signal) => {
         const signed = await requestCheckpointSignature(this.#redis, text, { deadlineMs: signDeadlineMs, signal });
         const known = readJournalKey(journalKey);
@@ -233,6 +237,7 @@ class Journal implements JournalService {
       openStore: () => this.#store.open(),
       spool,
       block: journal.block,
+      clock: this.#clock,
       resumeTree: (size) => this.#housekeeping.resumeTree(size, checkpoint),
       onStored: (block) => this.#housekeeping.noteStored(block),
       on: {

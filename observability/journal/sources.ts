@@ -16,6 +16,7 @@ import { decodeDrafts } from './draft-block.ts';
 import type { EventDraft, EventKind } from './events.ts';
 import type { Origin, SourcePositions } from './origin.ts';
 import { quarantineDrafts } from './quarantine.ts';
+import type { TellClock } from './recorder.ts';
 import { stampEvents } from './stamp-events.ts';
 
 /** A stream, what it carries, and how one of its entries is read. */
@@ -79,6 +80,8 @@ export interface JournalSourcesOptions {
   readonly positions: SourcePositions;
   /** Events behind the positions that are in the journal nevertheless: a block that was stored in part. */
   readonly known: readonly Origin[];
+  /** What is known about the clock of this host. @defaultValue nothing */
+  readonly clock?: TellClock;
   readonly onQuarantined: (origin: Omit<Origin, 'index'>, error: Error) => void;
 }
 
@@ -157,7 +160,7 @@ export class JournalSources {
     } catch (error) {
       if (!(error instanceof SigilloError)) throw error;
       this.#options.onQuarantined(origin, error);
-      drafts = quarantineDrafts(origin, block, error.message);
+      drafts = quarantineDrafts(origin, block, error.message, this.#options.clock);
     }
     const events = drafts.map((draft, index) => ({ draft, origin: { ...origin, index } }));
     return { block, origin, events: this.#known.size === 0 ? events : events.filter((one) => !this.#known.has(originKey(one.origin))) };

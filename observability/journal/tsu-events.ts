@@ -3,12 +3,14 @@ import { hash, X509Certificate } from 'node:crypto';
 import type { TellTsuChanges, TsuChange, TsuRecord } from '../../queue/tsu-register.ts';
 import { encodeDrafts } from './draft-block.ts';
 import type { EventDraft, EventKind } from './events.ts';
-import { draftOf, type RecordedEvent } from './recorder.ts';
+import { draftOf, type RecordedEvent, type TellClock } from './recorder.ts';
 
 /** Who changes the register: a program by itself, or an operator with a command. */
 export interface TsuActor {
   readonly role: 'system' | 'operator';
   readonly actor: string;
+  /** What is known about the clock of this host. @defaultValue nothing */
+  readonly clock?: TellClock;
 }
 
 const keyDetail = ({ token, algorithm, spki }: TsuRecord) => ({
@@ -27,7 +29,7 @@ const subjectOf = (name: string): string => name.replaceAll('\n', ', ');
 const draftsOf = (change: TsuChange, by: TsuActor): EventDraft[] => {
   const { record } = change;
   const draft = <K extends EventKind>(event: Omit<RecordedEvent<K>, 'outcome' | 'by'>): EventDraft =>
-    draftOf<K>({ ...event, outcome: 'success', by } as RecordedEvent<K>, by.actor);
+    draftOf<K>({ ...event, outcome: 'success', by } as RecordedEvent<K>, by.actor, by.clock);
   const key = <K extends EventKind>(kind: K, more: Readonly<Record<string, unknown>> = {}): EventDraft =>
     draft({ kind, subject: record.keyLabel, detail: { ...keyDetail(record), ...more } } as unknown as RecordedEvent<K>);
   switch (change.kind) {
@@ -66,4 +68,6 @@ export const tsuChangeTeller =
 
 /** The order of a rotation, by an operator. */
 export const rotationOrderEvent = (token: string, algorithm: string, by: TsuActor): Buffer =>
-  encodeDrafts([draftOf({ kind: 'key.rotationOrdered', subject: token, outcome: 'success', detail: { algorithm }, by }, by.actor)]);
+  encodeDrafts([
+    draftOf({ kind: 'key.rotationOrdered', subject: token, outcome: 'success', detail: { algorithm }, by }, by.actor, by.clock),
+  ]);

@@ -2,6 +2,7 @@
 import type { RedisClient } from '../../queue/redis.ts';
 import type { SealedEvent } from './chain.ts';
 import type { MerkleTree } from './merkle.ts';
+import type { TellClock } from './recorder.ts';
 import type { Spool } from './spool.ts';
 import type { JournalStore } from './store.ts';
 
@@ -36,6 +37,8 @@ export interface WriterOptions {
   readonly resumeTree: (size: number) => Promise<MerkleTree>;
   /** Entries that are in the store now, in order. */
   readonly onStored: (block: readonly SealedEvent[]) => void;
+  /** What is known about the clock of this host. @defaultValue nothing */
+  readonly clock?: TellClock;
   readonly on: WriterEvents;
 }
 

@@ -98,12 +98,13 @@ export class JournalWriter {
 
   /** Finds out where the journal ends (opening.ts). Only who holds the lease may call it. @throws as `findStart` */
   static async open(options: WriterOptions): Promise<JournalWriter> {
-    const { redis, on } = options;
+    const { redis, clock, on } = options;
     const opening = await findStart(options);
     const sources = await JournalSources.open({
       redis,
       positions: opening.positions,
       known: opening.known,
+      ...(clock && { clock }),
       onQuarantined: (origin, error) => on.quarantined(`${origin.source} ${origin.millis}-${origin.number}`, error),
     });
     const writer = new JournalWriter(options, opening, sources);
@@ -205,7 +206,7 @@ export class JournalWriter {
     const appended = this.#appended;
     this.#appended = [];
     try {
-      const { block, head, unfit, settle } = sealBlock(this.#head, entries, appended);
+      const { block, head, unfit, settle } = sealBlock(this.#head, entries, appended, this.#options.clock);
       for (const [origin, error] of unfit) this.#options.on.quarantined(origin, error);
       if (block.length > 0) await this.#makeDurable(block, head, positions, signal);
       else await this.#sources.trim(positions);

@@ -5,6 +5,7 @@ import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import type { Redis } from 'ioredis';
 import { homePaths } from '../../config/home.ts';
+import { decodeDrafts } from '../../observability/journal/draft-block.ts';
 import { type Ceremony, readCeremonies } from '../../queue/ceremonies.ts';
 import { journalKeys } from '../../queue/keys.ts';
 import { readTokens, readTsus, tsuRegisterKeys } from '../../queue/tsu-register.ts';
@@ -61,6 +62,14 @@ describe('dual control: two of three operators', { skip: withoutSofthsm || redis
     });
     return found as Ceremony;
   };
+
+  test('the journal hears who the operators are, from the lifecycle process', async () => {
+    await until('all three are told', async () => {
+      const entries = (await redis.xrangeBuffer(journalKeys.events, '-', '+')) as [Buffer, Buffer[]][];
+      const added = entries.flatMap(([, fields]) => decodeDrafts(fields[1] as Buffer)).filter(({ kind }) => kind === 'operator.added');
+      return added.map(({ subject }) => subject).join(' ') === 'anna bruno carla';
+    });
+  });
 
   test('a key is made only when two different operators have signed for it', async () => {
     assert.equal((await run('tsu', 'rotate')).code, 0);

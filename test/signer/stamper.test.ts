@@ -256,7 +256,8 @@ describe('a stamper with a key in a token', { skip: withoutSofthsm }, () => {
     const clockMemory = createClockMemory();
     const time = { ...data.time, servers: [{ host: 'a.test', port: 123 }] };
     const stamper = new Stamper({ ...data, clockMemory, time, timestamp: { ...data.timestamp, accuracyMicros: 20_000 } });
-    assert.equal(stampAll(stamper, [aRequest(1)]).decoded.answers[0]?.outcome, 'timeNotAvailable');
+    const [none] = stampAll(stamper, [aRequest(1)]).decoded.answers;
+    assert.deepEqual([none?.outcome, none?.clock], ['timeNotAvailable', 'unverified']);
     const memory = new ClockMemory(clockMemory);
     for (const [distanceMs, accuracyMicros] of [
       [5, 20_000],
@@ -272,6 +273,10 @@ describe('a stamper with a key in a token', { skip: withoutSofthsm }, () => {
       assert.equal(readTimeStampToken(answer?.token ?? Buffer.of()).tstInfo.accuracyMicros, accuracyMicros);
       assert.ok(verifies(answer?.token ?? Buffer.of()));
     }
+    // A refusal is dated by the same clock, and its event says so.
+    const [unknown] = stampAll(stamper, [aRequest(1, { policy: oid('2.999') })]).decoded.answers;
+    const [late] = stampAll(stamper, [aRequest(1)], () => 5).decoded.answers;
+    assert.deepEqual([unknown?.outcome, unknown?.clock, late?.outcome, late?.clock], ['systemFailure', 'trusted', 'expired', 'trusted']);
     memory.publish({ ...nothingProved, verdict: 'offset' });
     assert.equal(stampAll(stamper, [aRequest(1)]).decoded.answers[0]?.outcome, 'timeNotAvailable');
   });
