@@ -37,10 +37,14 @@ export const eventCatalogue = {
     retention: 'timestamp',
     detail: { tsu: 'octets', policy: 'octets', messageImprint: 'octets', certReq: 'boolean', token: 'octets' },
   },
-  /** Empty: there is no serial number. */
+  /**
+   * Empty: there is no serial number. The reason is a failInfo. A signer tells policy and imprint always; a gateway, which refuses what
+   * is wrong in itself, those of the request as far as it could read them. `count`: so many refusals of this client for this reason,
+   * within the same moment, whose policies and imprints are not told (gateway/refusal-recording.ts); absent for one.
+   */
   'timestamp.refused': {
     retention: 'service',
-    detail: { reason: 'text', policy: 'octets', messageImprint: 'octets' },
+    detail: { reason: 'text', policy: 'octets?', messageImprint: 'octets?', count: 'unsigned?' },
   },
 
   /** Label of the key. */
