@@ -1,7 +1,7 @@
 /**
  * Watches how far the journal is behind, and has new work refused when it is too far: nothing is answered that is not
  * journalled, and Redis holds only so much of what waits for it. The lane's stream decides on stamps; that of other events on
- * what makes such events, which anybody can: refusals of credentials, and readings of the archive.
+ * what makes such events, which anybody can: requests that are wrong, refusals of credentials, and readings of the archive.
  *
  * Between two looks a gateway lets in what its lane carries: at most about 2,000 entries a second, so 500 beyond the bound.
  * While Redis is away the last look stays in force; stamps are refused then anyway.
@@ -55,7 +55,7 @@ export const watchJournalBacklog = ({ redis, waitingMax, pollMs = 250, log }: Jo
       const [lane, events] = await Promise.all([redis.xlen(laneKeys('timestamp').journal), redis.xlen(journalKeys.events)]);
       waiting = { lane, events };
       judge('lane', 'new stamps');
-      judge('events', 'readings, and credentials that are not right,');
+      judge('events', 'readings, and what is not right in requests and credentials,');
     } catch {
       // Redis is away: its own health item says so.
     }

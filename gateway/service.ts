@@ -34,6 +34,7 @@ import { createJournalEntriesApp } from './journal-entries-app.ts';
 import { configuredStore, createJournalSource } from './journal-source.ts';
 import { createPublishedCertificates, readRoots } from './published-certificates.ts';
 import { createCheckpointSource } from './published-checkpoint.ts';
+import { createRefusalRecording } from './refusal-recording.ts';
 import { createRepositoryApp } from './repository-app.ts';
 import { createStampReading } from './stamp-reading.ts';
 import { createStamping } from './stamping.ts';
@@ -192,7 +193,9 @@ const createParts = ({ config, command, recorder, backlog, metrics, lane, log, r
   const guard = createAccessGuard({ access, recorder, metrics, backlog });
   const certificates = createPublishedCertificates(command, roots);
   const stampingGuard = timestamp.access === 'clients' ? guard : undefined;
-  const stamping = createStamping({ config: timestamp, lane, metrics, certificates, backlog, guard: stampingGuard });
+  const { inFlightMax, deadlineMs } = timestamp;
+  const refusals = createRefusalRecording({ recorder, backlog, waitingMax: inFlightMax, deadlineMs });
+  const stamping = createStamping({ config: timestamp, lane, metrics, certificates, backlog, refusals, guard: stampingGuard });
   const source = createJournalSource(configuredStore(config));
   const searching = createEntrySearching(configuredStore(config));
   const reading = createStampReading({ access: timestamp.access, guard, source, backlog, recorder });

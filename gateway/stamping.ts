@@ -5,12 +5,13 @@ import type { GatewayMetrics, RequestOutcome } from '../observability/gateway-me
 import type { digestAlgorithms } from '../pki/algorithms.ts';
 import { oid } from '../pki/der.ts';
 import { attachCertificates } from '../pki/token-certificates.ts';
-import { applyRules, type FailInfo, type TimeStampReq, type TimeStampRules } from '../pki/tsp-request.ts';
+import { applyRules, type FailInfo, type RefusedParts, type TimeStampReq, type TimeStampRules } from '../pki/tsp-request.ts';
 import { anonymousClient } from '../queue/client-register.ts';
 import type { LaneAnswer, LaneRequester } from '../queue/lane-requester.ts';
 import type { AccessGuard, Refused } from './access-guard.ts';
 import type { JournalBacklog } from './journal-backlog.ts';
 import type { PublishedCertificates } from './published-certificates.ts';
+import type { RefusalRecording } from './refusal-recording.ts';
 
 /** How one stamp request ended. `token` is a whole TimeStampToken, with certificates when they were asked for. */
 export type StampResult =
@@ -25,6 +26,8 @@ export const outcomeOf = (result: StampResult): RequestOutcome =>
 export interface Stamping {
   /** Judges a well-formed request and, when it is accepted, gets it stamped. Always answers, by the deadline; the caller counts the result and its time. */
   stamp(request: TimeStampReq, client: string): Promise<StampResult>;
+  /** Records that a request is refused before it became one. @returns the refusal, or why it may not be answered; as `stamp` */
+  refuse(failInfo: FailInfo, parts: RefusedParts, client: string): Promise<StampResult>;
   /** Why so many requests would not be taken now, or undefined. */
   refusal(count: number): 'overloaded' | 'backlog' | undefined;
   /** Who asks, and may stamp. @param address of the other end of the connection */
@@ -49,11 +52,12 @@ export interface StampingParts {
   readonly metrics: GatewayMetrics;
   readonly certificates: Pick<PublishedCertificates, 'chainOf'>;
   readonly backlog: Pick<JournalBacklog, 'isFull'>;
+  readonly refusals: RefusalRecording;
   /** undefined serves anonymous clients. */
   readonly guard: Pick<AccessGuard, 'require'> | undefined;
 }
 
-export const createStamping = ({ config, lane, metrics, certificates, backlog, guard }: StampingParts): Stamping => {
+export const createStamping = ({ config, lane, metrics, certificates, backlog, refusals, guard }: StampingParts): Stamping => {
   const rules = rulesOf(config);
 
   const granted = async (token: Buffer, tsu: Buffer): Promise<StampResult> => {
@@ -75,8 +79,14 @@ export const createStamping = ({ config, lane, metrics, certificates, backlog, g
     }
   };
 
+  const refuse: Stamping['refuse'] = async (failInfo, { messageImprint, policy }, client) => {
+    const unrecorded = await refusals.record({ client, failInfo, messageImprint, policy });
+    return unrecorded === undefined ? { kind: 'refused', failInfo } : { kind: 'failed', reason: unrecorded };
+  };
+
   return {
     metrics,
+    refuse,
     refusal(count) {
       if (backlog.isFull) return 'backlog';
       return lane.hasRoomFor(count) ? undefined : 'overloaded';
@@ -84,9 +94,9 @@ export const createStamping = ({ config, lane, metrics, certificates, backlog, g
     identify: (authorization, address) => guard?.require('client', authorization, address) ?? anonymous,
     async stamp(request, client) {
       const decision = applyRules(request, rules);
-      if (decision.kind === 'refused') return decision;
-      if (backlog.isFull) return backlogged;
       const { messageImprint, nonce, certReq } = request;
+      if (decision.kind === 'refused') return refuse(decision.failInfo, { messageImprint, policy: request.reqPolicy }, client);
+      if (backlog.isFull) return backlogged;
       return new Promise<StampResult>((resolve) => {
         const taken = lane.submit({ policy: decision.policy, messageImprint, nonce, certReq, client }, (answer) =>
           resolve(resultOf(answer, certReq)),

@@ -9,7 +9,7 @@ import { oidSchema } from '../config/schema.ts';
 import { digestAlgorithms } from '../pki/algorithms.ts';
 import { type Der, derNull, encode, octetString, oid, sequence, tag } from '../pki/der.ts';
 import { readTokenSummary } from '../pki/token-summary.ts';
-import type { TimeStampReq } from '../pki/tsp-request.ts';
+import type { RefusedParts, TimeStampReq } from '../pki/tsp-request.ts';
 import { refusalHeaders } from './access-guard.ts';
 import { retryAfter } from './http-refusals.ts';
 import { describeIssue, hasMediaType, jsonError, readBody, remoteAddress } from './http-request.ts';
@@ -64,7 +64,7 @@ const failureCodes = {
 
 type Item =
   | { readonly kind: 'request'; readonly request: TimeStampReq }
-  | { readonly kind: 'refused'; readonly failInfo: 'badAlg' | 'badDataFormat' };
+  | { readonly kind: 'refused'; readonly failInfo: 'badAlg' | 'badDataFormat'; readonly parts: RefusedParts };
 
 /** One hash has one text: no white space, no other alphabet, no stray bits behind the last octet (RFC 4648, 3.5). */
 const fromBase64 = (text: string): Buffer => {
@@ -72,11 +72,24 @@ const fromBase64 = (text: string): Buffer => {
   return bytes.toString('base64') === text ? bytes : Buffer.alloc(0);
 };
 
+/** An imprint of the wrong length, for the record of its refusal; undefined when its text was none, too. */
+const wrongImprint = (digest: keyof typeof digestAlgorithms, hashedMessage: Uint8Array): Uint8Array | undefined =>
+  hashedMessage.length === 0 ? undefined : sequence(sequence(oid(digestAlgorithms[digest].oid), derNull), octetString(hashedMessage));
+
 const itemOf = ({ algorithm, hash, nonce }: Imprint, reqPolicy: Uint8Array | undefined, certReq: boolean): Item => {
-  if (!Object.hasOwn(digestAlgorithms, algorithm)) return { kind: 'refused', failInfo: 'badAlg' };
+  if (!Object.hasOwn(digestAlgorithms, algorithm)) {
+    // A name has no object identifier, so there is no imprint to tell.
+    return { kind: 'refused', failInfo: 'badAlg', parts: { messageImprint: undefined, policy: reqPolicy } };
+  }
   const digest = algorithm as keyof typeof digestAlgorithms;
   const hashedMessage = fromBase64(hash);
-  if (hashedMessage.length !== digestAlgorithms[digest].octets) return { kind: 'refused', failInfo: 'badDataFormat' };
+  if (hashedMessage.length !== digestAlgorithms[digest].octets) {
+    return {
+      kind: 'refused',
+      failInfo: 'badDataFormat',
+      parts: { messageImprint: wrongImprint(digest, hashedMessage), policy: reqPolicy },
+    };
+  }
   const messageImprint = Buffer.concat([imprintPrefixes[digest] as Uint8Array, hashedMessage]);
   const request: TimeStampReq = {
     messageImprint,
@@ -144,9 +157,9 @@ export const createTimestampsApp = (stamping: Stamping, imprintsMax: number): Ho
     const reqPolicy = policy === undefined ? undefined : oid(policy);
     const started = performance.now();
     const answers = await Promise.all(
-      hashes.map((imprint): StampResult | Promise<StampResult> => {
+      hashes.map((imprint) => {
         const item = itemOf(imprint, reqPolicy, certReq);
-        return item.kind === 'request' ? stamping.stamp(item.request, found.name) : item;
+        return item.kind === 'request' ? stamping.stamp(item.request, found.name) : stamping.refuse(item.failInfo, item.parts, found.name);
       }),
     );
     const seconds = (performance.now() - started) / 1_000;

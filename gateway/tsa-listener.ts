@@ -1,6 +1,7 @@
 /**
  * /tsa: the Time-Stamp Protocol over HTTP (RFC 3161, section 3.4). Every answer of the protocol, granted or refused, is
- * HTTP 200 with a TimeStampResp; only what is no TSP request at all, and overload, is an HTTP error.
+ * HTTP 200 with a TimeStampResp, and an event of the journal that Redis has by then; only what is no TSP request at all, and overload,
+ * is an HTTP error.
  *
  * This is the one protocol that is served on node:http directly, in front of the Hono apps: Request, Response and body
  * stream objects cost a third of the gateway's time for a stamp (measured: 21 microseconds a request against 15.6), and
@@ -10,7 +11,7 @@ import type { IncomingMessage, ServerResponse } from 'node:http';
 import { type ErrorCode, errorCatalogue } from '../config/errors.ts';
 import { grantedResponse } from '../pki/tsp-granted.ts';
 import { refusalResponse } from '../pki/tsp-refusal.ts';
-import { parseTimeStampReq } from '../pki/tsp-request.ts';
+import { parseTimeStampReq, readRefusedParts } from '../pki/tsp-request.ts';
 import { refusalHeaders } from './access-guard.ts';
 import { errorLine, isMediaType, retryAfter } from './http-refusals.ts';
 import { outcomeOf, type Stamping, type StampResult } from './stamping.ts';
@@ -62,13 +63,10 @@ export const createTsaListener = (
 
   const answer = (body: Buffer, client: string, response: ServerResponse): void => {
     const parsed = parseTimeStampReq(body);
-    if (parsed.kind === 'refused') {
-      metrics.request(parsed.failInfo);
-      sendResult(response, parsed);
-      return;
-    }
     const started = performance.now();
-    stamping.stamp(parsed.request, client).then(
+    const answered =
+      parsed.kind === 'request' ? stamping.stamp(parsed.request, client) : stamping.refuse(parsed.failInfo, readRefusedParts(body), client);
+    answered.then(
       (result) => {
         const outcome = response.destroyed ? 'disconnected' : outcomeOf(result);
         sendResult(response, result);

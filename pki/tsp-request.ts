@@ -127,6 +127,41 @@ export const parseTimeStampReq = (bytes: Uint8Array): TimeStampReqResult => {
   }
 };
 
+/** What the record of a refusal tells of a request; undefined is what it did not hold, or what could not be read. */
+export interface RefusedParts {
+  readonly messageImprint: Uint8Array | undefined;
+  readonly policy: Uint8Array | undefined;
+}
+
+/**
+ * Reads again what parseTimeStampReq has refused, as far as it goes. Apart from it, so that a right request pays nothing for what only
+ * the record of a wrong one needs. Never throws on any input.
+ */
+export const readRefusedParts = (bytes: Uint8Array): RefusedParts => {
+  let messageImprint: Uint8Array | undefined;
+  let policy: Uint8Array | undefined;
+  try {
+    const body = new DerReader(bytes).enter(tag.sequence);
+    if (!isVersionOne(body.integer())) return { messageImprint, policy };
+    const imprintStart = body.offset;
+    const imprint = body.enter(tag.sequence);
+    const imprintEnd = body.offset;
+    imprint.enter(tag.sequence).oid();
+    imprint.next(tag.octetString);
+    imprint.finish();
+    messageImprint = bytes.subarray(imprintStart, imprintEnd);
+    if (body.peek() === tag.oid) {
+      const policyStart = body.offset;
+      body.oid();
+      policy = bytes.subarray(policyStart, body.offset);
+    }
+  } catch (error) {
+    // What is wrong from here on is why it was refused.
+    if (!(error instanceof DerError)) throw error;
+  }
+  return { messageImprint, policy };
+};
+
 /** What this TSA accepts, beyond the form of a request. */
 export interface TimeStampRules {
   /** Accepted policies as whole OBJECT IDENTIFIER values; the first is used when a request names none. */

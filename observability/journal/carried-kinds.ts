@@ -12,12 +12,11 @@ export type EventStream = (typeof eventStreams)[number];
 
 /** Only the journal's writer makes these, of what it has found out itself (`JournalWriter.append`, quarantine.ts). */
 const byJournal = [] as const;
-/** Nothing writes these yet. Whoever begins to names the stream here. */
-const byNobody = [] as const;
 
 const streamsOfKinds: Readonly<Record<EventKind, readonly EventStream[]>> = {
   'timestamp.issued': ['answers'],
-  'timestamp.refused': ['answers'],
+  // A signer's travel with its answers, a gateway's by its recorder.
+  'timestamp.refused': ['answers', 'events'],
 
   // What the first start and `sigillo hsm` do with keys comes by way of the outbox.
   'key.generated': ['events', 'tsus'],
@@ -56,8 +55,8 @@ const streamsOfKinds: Readonly<Record<EventKind, readonly EventStream[]>> = {
   'client.enabled': ['clients'],
   'client.disabled': ['clients'],
   'client.removed': ['clients'],
-  'operator.added': byNobody,
-  'operator.removed': byNobody,
+  'operator.added': ['events'],
+  'operator.removed': ['events'],
   'permission.changed': ['clients'],
   'authentication.failed': ['events'],
 

@@ -37,6 +37,8 @@ const logLevels = ['debug', 'info', 'warn', 'error'] as const;
 const clockStates = ['trusted', 'unverified', 'starting', 'offset', 'uncertain', 'noQuorum', 'stepped', 'leap'] as const;
 const roles = ['client', 'auditor'] as const;
 
+const operatorKey = 'SHA-256 of the public key that they approve with (SubjectPublicKeyInfo, DER).';
+
 /** Kind by kind, as the catalogue has them. */
 export const eventMeanings: { readonly [K in EventKind]: KindMeaning<K> } = {
   'timestamp.issued': {
@@ -51,16 +53,29 @@ export const eventMeanings: { readonly [K in EventKind]: KindMeaning<K> } = {
     },
   },
   'timestamp.refused': {
-    meaning: 'A request was good, and no timestamp was granted. The actor is the client that asked.',
+    meaning:
+      'No timestamp was granted: a signer could not, or a gateway refused what was wrong in the request. The actor is the client that asked.',
     subject: 'Empty, because there is no serial number.',
     fields: {
       reason: {
         meaning:
           'The failInfo that the client got (RFC 3161, section 2.4.2); `expired`: the request had waited longer than its client would.',
-        values: ['timeNotAvailable', 'systemFailure', 'expired'],
+        values: [
+          'badAlg',
+          'badRequest',
+          'badDataFormat',
+          'unacceptedPolicy',
+          'unacceptedExtension',
+          'timeNotAvailable',
+          'systemFailure',
+          'expired',
+        ],
       },
-      policy: 'The policy of the request, or the one in its place: an OBJECT IDENTIFIER, DER with tag and length.',
-      messageImprint: 'MessageImprint of the request, DER with tag and length.',
+      policy:
+        'The policy of the request, as far as it could be read, or the one in its place: an OBJECT IDENTIFIER, DER with tag and length.',
+      messageImprint: 'MessageImprint of the request, as far as it could be read, DER with tag and length.',
+      count:
+        'So many refusals of this client for this reason within the same moment, whose policies and imprints are not told; absent for one.',
     },
   },
 
@@ -256,9 +271,13 @@ export const eventMeanings: { readonly [K in EventKind]: KindMeaning<K> } = {
   'operator.added': {
     meaning: 'Somebody operates the service from now on.',
     subject: personName,
-    fields: { ...personFields, permissions: 'What they may do.' },
+    fields: { ...personFields, permissions: 'What they may do.', spkiSha256: operatorKey },
   },
-  'operator.removed': { meaning: 'Somebody does not operate the service any more.', subject: personName, fields: personFields },
+  'operator.removed': {
+    meaning: 'Somebody does not operate the service any more.',
+    subject: personName,
+    fields: { ...personFields, spkiSha256: operatorKey },
+  },
   'permission.changed': {
     meaning: 'Somebody has another role.',
     subject: personName,

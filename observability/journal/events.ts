@@ -38,7 +38,7 @@ export const eventCatalogue = {
   },
   'timestamp.refused': {
     retention: 'service',
-    detail: { reason: 'text', policy: 'octets', messageImprint: 'octets' },
+    detail: { reason: 'text', policy: 'octets?', messageImprint: 'octets?', count: 'unsigned?' },
   },
 
   /** Label of the key. */

@@ -36,6 +36,9 @@ export interface RecorderOptions {
   readonly onFailed?: (error: unknown) => void;
 }
 
+/** Microseconds since 1970-01-01T00:00:00Z by the system's clock. */
+export const unixMicrosNow = (): number => Math.round((performance.timeOrigin + performance.now()) * 1_000);
+
 /** Events of one entry of the stream: about 50 KB. */
 const eventsPerEntry = 100;
 /** 10,000 events of 500 octets: 5 MB. */
@@ -92,7 +95,17 @@ export class JournalRecorder {
 
   /** Resolves when Redis has the event. @throws when it does not take it: then the event is not recorded */
   async recordNow<K extends EventKind>(event: RecordedEvent<K>): Promise<void> {
-    await this.#options.redis.xadd(journalKeys.events, '*', 'b', encodeDrafts([this.#draft(event)]));
+    await this.recordAllNow([event]);
+  }
+
+  /** Resolves when Redis has all of these events. @throws when it does not take one of them: then others may be recorded all the same */
+  async recordAllNow<K extends EventKind>(events: readonly RecordedEvent<K>[]): Promise<void> {
+    const { redis } = this.#options;
+    const blocks: Buffer[] = [];
+    for (let at = 0; at < events.length; at += eventsPerEntry) {
+      blocks.push(encodeDrafts(events.slice(at, at + eventsPerEntry).map((event) => this.#draft(event))));
+    }
+    await Promise.all(blocks.map((block) => redis.xadd(journalKeys.events, '*', 'b', block)));
   }
 
   /** Tries once more to record what waits, and gives up then. */

@@ -13,7 +13,13 @@ const draftOf = (node: string, tsu: Uint8Array, answer: DecodedStampAnswer): Eve
         outcome: 'success',
         detail: { tsu, policy, messageImprint, certReq, token },
       }
-    : { ...common, kind: 'timestamp.refused', subject: '', outcome: 'refused', detail: { reason: outcome, policy, messageImprint } };
+    : {
+        ...common,
+        kind: 'timestamp.refused',
+        subject: '',
+        outcome: 'refused',
+        detail: { reason: outcome, policy, messageImprint, count: undefined },
+      };
 };
 
 /** One event for each answer, in their order; octets are views into the block. */

@@ -46,8 +46,10 @@ export const imprintTail = (messageImprint: Uint8Array): string =>
         .readBigUInt64BE(messageImprint.length - tailOctets)
         .toString();
 
-const tailOf = (event: JournalEvent): string =>
-  event.kind === 'timestamp.issued' || event.kind === 'timestamp.refused' ? imprintTail(event.detail.messageImprint) : '0';
+const tailOf = ({ kind, detail }: JournalEvent): string =>
+  (kind === 'timestamp.issued' || kind === 'timestamp.refused') && detail.messageImprint !== undefined
+    ? imprintTail(detail.messageImprint)
+    : '0';
 
 /** Text in TabSeparated: only these have another spelling. */
 const tsvText = (text: string): string =>

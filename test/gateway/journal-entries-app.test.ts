@@ -21,7 +21,7 @@ const entry = (number: number, role: EventDraft['role'], actor: string): EventDr
   actor,
   subject: `subject-${number}`,
   outcome: 'refused',
-  detail: { reason: 'policy', policy: Buffer.from('policy'), messageImprint: Buffer.alloc(32) },
+  detail: { reason: 'policy', policy: Buffer.from('policy'), messageImprint: Buffer.alloc(32), count: undefined },
 });
 /** bank-1, bank-2 and the program `gateway` in turn. */
 const entries = Array.from({ length: 30 }, (_, i) =>

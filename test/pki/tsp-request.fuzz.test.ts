@@ -15,6 +15,7 @@ import {
   applyRules,
   type ImprintDigest,
   parseTimeStampReq,
+  readRefusedParts,
   type TimeStampReq,
   type TimeStampReqResult,
   type TimeStampRules,
@@ -202,6 +203,9 @@ describe('fuzzing of the request parser', () => {
       const kind = kindOf(result);
       counts[kind] = (counts[kind] ?? 0) + 1;
       assert.ok(kind === 'accepted' || refusals.has(kind), kind);
+      // Never throws either; of what is in order it reads the same.
+      const { messageImprint, policy } = readRefusedParts(bytes);
+      if (result.kind === 'request') assert.deepEqual([messageImprint, policy], [result.request.messageImprint, result.request.reqPolicy]);
       // Judged by the form alone, so that policies which are not served count too.
       if (result.kind === 'refused' || result.request.digest === undefined || result.request.hasExtensions) continue;
       try {

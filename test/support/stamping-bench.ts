@@ -4,6 +4,7 @@ import { parseConfig } from '../../config/load.ts';
 import type { Config } from '../../config/schema.ts';
 import { createAccessGuard } from '../../gateway/access-guard.ts';
 import type { ClientAccess } from '../../gateway/client-access.ts';
+import { createRefusalRecording } from '../../gateway/refusal-recording.ts';
 import { createStamping, type Stamping } from '../../gateway/stamping.ts';
 import { createGatewayMetrics } from '../../observability/gateway-metrics.ts';
 import type { JournalRecorder, RecordedEvent } from '../../observability/journal/recorder.ts';
@@ -30,6 +31,12 @@ export interface StampingBench {
   eventsBacklogged: boolean;
   /** What the gateway tells the journal. */
   readonly events: RecordedEvent<'authentication.failed'>[];
+  /** Refusals that Redis has, in order. */
+  readonly refusals: RecordedEvent<'timestamp.refused'>[];
+  /** What stands between a refusal and Redis having it; nothing at first. */
+  recording: () => Promise<void>;
+  /** How often it was looked whether there is room for events. */
+  readonly eventsLooks: number;
   /** tsp_requests_total by outcome, without those that are zero. */
   outcomes(): Promise<Record<string, number>>;
 }
@@ -80,18 +87,25 @@ export const createStampingBench = (tsu: SoftwareTsu, options: StampingBenchOpti
   });
   const id = createHash('sha256').update(tsu.identity.certificate.raw).digest('hex');
   const { clients } = options;
+  let eventsLooks = 0;
   const backlog = {
     get isFull() {
       return bench.backlogged;
     },
     get areEventsFull() {
+      eventsLooks += 1;
       return bench.eventsBacklogged;
     },
   };
   const access = scriptedAccess(clients ?? {}, options.auditors);
-  const recorder: Pick<JournalRecorder, 'record'> = {
+  const recorder: Pick<JournalRecorder, 'record' | 'recordAllNow'> = {
     record: (event) => void bench.events.push(event as unknown as RecordedEvent<'authentication.failed'>),
+    async recordAllNow(events) {
+      await bench.recording();
+      bench.refusals.push(...(events as unknown as RecordedEvent<'timestamp.refused'>[]));
+    },
   };
+  const { inFlightMax: waitingMax, deadlineMs } = config;
   const bench: StampingBench = {
     stamping: createStamping({
       config,
@@ -108,6 +122,7 @@ export const createStampingBench = (tsu: SoftwareTsu, options: StampingBenchOpti
       },
       certificates: { chainOf: (wanted) => (wanted === id && options.unpublished !== true ? tsu.chain : undefined) },
       backlog,
+      refusals: createRefusalRecording({ recorder, backlog, waitingMax, deadlineMs }),
       guard: clients === undefined ? undefined : createAccessGuard({ metrics, recorder, backlog, access }),
     }),
     asked: [],
@@ -116,6 +131,11 @@ export const createStampingBench = (tsu: SoftwareTsu, options: StampingBenchOpti
     backlogged: false,
     eventsBacklogged: false,
     events: [],
+    refusals: [],
+    recording: async () => undefined,
+    get eventsLooks() {
+      return eventsLooks;
+    },
     async outcomes() {
       const [metric] = (await metrics.registry.getMetricsAsJSON()).filter(({ name }) => name === 'tsp_requests_total');
       const values = (metric?.values ?? []).filter(({ value }) => value > 0);

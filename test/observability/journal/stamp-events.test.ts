@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { emptyChain, sealEvent } from '../../../observability/journal/chain.ts';
-import { decodeEvent } from '../../../observability/journal/event-encoding.ts';
+import { decodeEvent, encodeEvent } from '../../../observability/journal/event-encoding.ts';
 import { stampEvents } from '../../../observability/journal/stamp-events.ts';
 import { type DecodedStampAnswer, decodeAnswerBlock, stampOutcomes } from '../../../queue/answer-block.ts';
 import { makeAnswerBlock } from '../../support/answer-blocks.ts';
@@ -37,4 +37,19 @@ test('a block of answers is one event for each, with all that the archive needs,
     refused.map((event) => [event.kind, event.subject, event.outcome, event.kind === 'timestamp.refused' && event.detail.reason]),
     stampOutcomes.slice(1).map((outcome) => ['timestamp.refused', '', 'refused', outcome]),
   );
+});
+
+test('a refusal of before a gateway recorded its own, which had neither a count nor parts that may be absent, is read and written the same', () => {
+  const octets = Buffer.from(
+    '8d01071b0006608b016112406774727573746564666e6f64652d3166636c69656e746662616e6b2d317174696d657374616d702e726566757365646067726566757365' +
+      '646773657276696365a366706f6c69637945060388370366726561736f6e7074696d654e6f74417661696c61626c656e6d657373616765496d7072696e744530030401' +
+      '0158200000000000000000000000000000000000000000000000000000000000000000',
+    'hex',
+  );
+  const event = decodeEvent(octets);
+  assert.ok(event.kind === 'timestamp.refused');
+  const { reason, policy, messageImprint, count } = event.detail;
+  const hex = (field: Uint8Array | undefined): string => Buffer.from(field ?? []).toString('hex');
+  assert.deepEqual([reason, hex(policy), hex(messageImprint), count], ['timeNotAvailable', '0603883703', '3003040101', undefined]);
+  assert.equal(encodeEvent(event).toString('hex'), octets.toString('hex'));
 });
