@@ -101,6 +101,12 @@ export const errorCatalogue = {
     final,
   ),
   HSM_DEVICE: entry('The token failed while it was used.', 'Check the device; the work is tried elsewhere or refused.', 503, again),
+  HSM_LOGIN_LOST: entry(
+    'The token has forgotten the login, and shows no private key.',
+    'Nothing is done with keys until a new process has logged in, which happens by itself; look why the token was restarted.',
+    503,
+    again,
+  ),
   HSM_REQUEST: entry(
     'The token refused the operation itself.',
     'Check that the token supports the mechanism of the configured key.',

@@ -77,7 +77,7 @@ const eventOf = (client: string, unixMicros: number, detail: RefusalEvent['detai
   outcome: 'refused',
   detail,
   by: { role: 'client', actor: client },
-  at: { unixMicros, clock: 'unverified' },
+  at: { unixMicros },
 });
 
 const eventsOf = ({ singles, counted }: Batch): RefusalEvent[] => [

@@ -68,6 +68,8 @@ const recordSchema = z.strictObject({
   retiredAt: instant.optional(),
   /** From when on the private key is destroyed. */
   destroyAfter: instant.optional(),
+  /** The private key was there, and its destruction begun: if it is gone now, we were it. */
+  destructionBegunAt: instant.optional(),
   destroyedAt: instant.optional(),
   /** Its signatures are not to be trusted from here on, and it signs nothing any more. */
   compromised: z.strictObject({ at: instant, reason: z.string().min(1).max(500) }).optional(),
@@ -83,13 +85,15 @@ export type TsuRecord = z.output<typeof recordSchema>;
 /** What happened to a TSU; the record is the new one. */
 export type TsuChange = { readonly record: TsuRecord } & (
   | { readonly kind: 'generated' | 'registered' | 'requested' | 'scheduled' | 'activated' | 'retired' | 'destroyed' }
+  /** A note for who comes after an interruption; nothing is told of it. */
+  | { readonly kind: 'destructionBegun' }
   /** The certificate was issued by the embedded CA, or taken from an outside one. */
   | { readonly kind: 'certified'; readonly by: 'embedded' | 'outside' }
   | { readonly kind: 'compromised'; readonly reason: string }
   | { readonly kind: 'reminded'; readonly daysLeft: number }
 );
 
-/** Writes changes down as a block of events for the journal, whose form is not the register's business. */
+/** Writes changes down as a block of events for the journal, whose form is not the register's business; empty: nothing to tell. */
 export type TellTsuChanges = (changes: readonly TsuChange[]) => Buffer;
 
 const scriptOf = (name: string): string => readFileSync(join(import.meta.dirname, 'commands', name), 'utf8');

@@ -10,7 +10,7 @@ import { ceremonyTeller } from '../observability/journal/ceremony-events.ts';
 import type { Logger } from '../observability/log.ts';
 import { type Approval, type Ceremony, type CeremonySubject, ceremonyText, changeCeremony, ensureCeremony } from '../queue/ceremonies.ts';
 import type { RedisClient } from '../queue/redis.ts';
-import { type Approvals, type ApprovedStep, withoutApprovals } from './tsu-lifecycle.ts';
+import { type Approvals, type ApprovedStep, withoutApprovals } from './approvals.ts';
 
 /** Operators by name. */
 export type Operators = ReadonlyMap<string, KeyObject>;

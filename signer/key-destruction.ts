@@ -1,35 +1,75 @@
-/** Destroys a key pair in a token: the one step that nothing takes back, so it looks twice which key it is. */
-import { ObjectClass, type Session, type SessionObject } from 'graphene-pk11';
+/**
+ * Destroys a key pair in a token: the one step that nothing takes back, so it looks twice which key it is, and concludes nothing from
+ * what a token does not show while its login is lost.
+ */
+import { ObjectClass, type Session } from 'graphene-pk11';
 import { invariant, SigilloError } from '../config/errors.ts';
 import type { KeyScheme } from '../pki/algorithms.ts';
 import type { Der } from '../pki/der.ts';
 import { samePublicKey } from '../pki/public-key.ts';
 import { callingHsm } from './pkcs11-errors.ts';
-import { findKey, keyState } from './token-keys.ts';
+import { findKey, findObjects, keyState } from './token-keys.ts';
+import { requireLogin } from './token-login.ts';
 
-const objectsOf = (session: Session, objectClass: ObjectClass, label: string): SessionObject[] => {
-  const found = session.find({ class: objectClass, label });
-  return Array.from({ length: found.length }, (_, i) => found.items(i));
+/** A pair by its label, and the public key that it must have. */
+export interface DoomedKey {
+  readonly label: string;
+  readonly scheme: KeyScheme;
+  readonly spki: Der;
+}
+
+/** The private half first: what an interruption leaves is a public half, which the next run takes away. */
+const destroyObjects = (session: Session, label: string): void => {
+  callingHsm(`destroy the key "${label}"`, () => {
+    for (const objectClass of [ObjectClass.PRIVATE_KEY, ObjectClass.PUBLIC_KEY]) {
+      for (const object of findObjects(session, { class: objectClass, label })) object.destroy();
+    }
+  });
+  const left = keyState(session, label);
+  // In this order: a login that was lost meanwhile has not hidden what is left.
+  requireLogin(session);
+  invariant(left === 'absent', `the key "${label}" was destroyed and is still there`);
 };
 
 /**
- * Destroys the pair of this label, the private half first: what an interruption leaves is a public half, which the next run takes away.
+ * Looks whether the whole pair is there, as this very key.
+ * @param session logged in
+ * @throws HSM_LOGIN_LOST, HSM_KEY_MISSING, HSM_KEY_MISMATCH when the key of this label is another one
+ */
+export const requireKeyPair = (session: Session, { label, scheme, spki }: DoomedKey): void => {
+  requireLogin(session);
+  const key = findKey(session, label, scheme);
+  if (key === undefined)
+    throw new SigilloError('HSM_KEY_MISSING', `"${label}" is ${keyState(session, label)}, and nobody here has begun to destroy it`);
+  if (!samePublicKey(key.spki, spki))
+    throw new SigilloError('HSM_KEY_MISMATCH', `"${label}" is another key than the one that is to be destroyed`);
+};
+
+/**
+ * Destroys the pair of this label.
  *
  * @param session read-write and logged in
- * @returns false when nothing of it was there
- * @throws HSM_KEY_MISMATCH when the key of this label is another one
+ * @throws HSM_LOGIN_LOST, HSM_KEY_MISSING, HSM_KEY_MISMATCH
  */
-export const destroyKeyPair = (session: Session, { label, scheme, spki }: { label: string; scheme: KeyScheme; spki: Der }): boolean => {
-  if (keyState(session, label) === 'absent') return false;
-  const key = findKey(session, label, scheme);
-  if (key !== undefined && !samePublicKey(key.spki, spki)) {
-    throw new SigilloError('HSM_KEY_MISMATCH', `"${label}" is another key than the one that is to be destroyed`);
+export const destroyKeyPair = (session: Session, key: DoomedKey): void => {
+  requireKeyPair(session, key);
+  destroyObjects(session, key.label);
+};
+
+/**
+ * Destroys what is left of a pair, by an interruption: never a whole key of which it is not known whose it is.
+ *
+ * @param session read-write and logged in
+ * @param whose the pair that was being destroyed, whose whole may still be there; undefined: it must be a part
+ * @throws HSM_LOGIN_LOST, HSM_KEY_MISMATCH when the key of this label is a whole one, and another
+ */
+export const destroyRemains = (session: Session, label: string, whose?: DoomedKey): void => {
+  requireLogin(session);
+  const state = keyState(session, label);
+  if (state === 'absent') return;
+  if (state === 'whole') {
+    if (whose === undefined) throw new SigilloError('HSM_KEY_MISMATCH', `"${label}" is a whole key, not a part of one`);
+    requireKeyPair(session, whose);
   }
-  callingHsm(`destroy the key "${label}"`, () => {
-    for (const objectClass of [ObjectClass.PRIVATE_KEY, ObjectClass.PUBLIC_KEY]) {
-      for (const object of objectsOf(session, objectClass, label)) object.destroy();
-    }
-  });
-  invariant(keyState(session, label) === 'absent', `the key "${label}" was destroyed and is still there`);
-  return true;
+  destroyObjects(session, label);
 };

@@ -22,13 +22,14 @@ import { Lease } from '../queue/lease.ts';
 import { type RedisClient, redisHealth } from '../queue/redis.ts';
 import { startTicks, type Ticks } from '../queue/ticks.ts';
 import { readTsus, tokenName, tsuRegisterKeys } from '../queue/tsu-register.ts';
+import type { Approvals } from './approvals.ts';
 import { operatorFingerprints, readOperators } from './dual-control.ts';
 import { type OpenHsm, openHsm } from './hsm-modules.ts';
 import { type Hsm, type HsmSlot, resolveHsm } from './pkcs11-module.ts';
 import { publishChains } from './published-chains.ts';
 import { connect } from './redis-connection.ts';
 import { TsuFolder } from './tsu-folder.ts';
-import { type Approvals, type CertifyTsu, TsuLifecycle } from './tsu-lifecycle.ts';
+import { type CertifyTsu, TsuLifecycle } from './tsu-lifecycle.ts';
 
 export interface LifecycleService {
   /** Resolves when the tokens have failed for too long: the module must be loaded anew, which takes a new process. */

@@ -14,6 +14,7 @@ import type { Der } from '../pki/der.ts';
 import { ecParameters, ecPublicKeyInfo, rsaPublicKeyInfo, samePublicKey } from '../pki/public-key.ts';
 import { allowedMechanism, createSignInput, rawSignatureOctets, signatureValue, signMechanism } from './mechanisms.ts';
 import { callingHsm, classifyPkcs11Error } from './pkcs11-errors.ts';
+import { requireLogin } from './token-login.ts';
 
 /** A private key in a token with its public half. */
 export interface TokenKey {
@@ -184,11 +185,13 @@ const generateInToken = (session: Session, label: string, scheme: KeyScheme): vo
  * label is removed first.
  *
  * @param session read-write and logged in
- * @throws HSM_REQUEST when the token cannot do the scheme, INTERNAL when a whole key of this label exists
+ * @throws HSM_LOGIN_LOST, HSM_REQUEST when the token cannot do the scheme, INTERNAL when a whole key of this label exists
  */
 export const generateKeyPair = (session: Session, options: { label: string; scheme: KeyScheme }): TokenKey => {
   const { label, scheme } = options;
   return callingHsm(`generate the key "${label}" (${describeScheme(scheme)})`, () => {
+    // Else the public half of a whole key would look like what an interruption has left.
+    requireLogin(session);
     const pair = findPair(session, label);
     const state = stateOfPair(pair);
     invariant(state !== 'whole', `a key with the label "${label}" exists`);

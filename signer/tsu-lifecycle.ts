@@ -37,8 +37,10 @@ import {
   tokenName,
   tsuRegisterKeys,
 } from '../queue/tsu-register.ts';
-import { destroyKeyPair } from './key-destruction.ts';
+import type { Approvals, ApprovedStep } from './approvals.ts';
+import { destroyKeyPair, destroyRemains, requireKeyPair } from './key-destruction.ts';
 import { findKey, generateKeyPair, keyState, selfTest, type TokenKey } from './token-keys.ts';
+import { requireLogin } from './token-login.ts';
 import { type CalendarPolicy, dueSteps, type TsuStep, type TsuUse } from './tsu-calendar.ts';
 import { certificateOf, chainOctets, type TsuFolder, tsuId, useOfCertificate } from './tsu-folder.ts';
 import { fillRegister } from './tsu-import.ts';
@@ -54,22 +56,6 @@ export type CertifyTsu = (request: {
   readonly validityYears: number;
   readonly now: Date;
 }) => Promise<readonly X509Certificate[]>;
-
-/** What operators must agree to. */
-export interface ApprovedStep {
-  readonly action: 'generate' | 'activate' | 'destroy';
-  readonly token: string;
-  readonly keyLabel: string;
-  /** Of the key; undefined while there is none. */
-  readonly id: string | undefined;
-}
-
-/** Dual control: says whether enough operators have agreed, and asks them when nobody has asked yet. */
-export interface Approvals {
-  permit(step: ApprovedStep): Promise<boolean>;
-  /** It is done, once and for all. */
-  executed(step: ApprovedStep): Promise<void>;
-}
 
 export interface TsuLifecycleOptions {
   readonly config: Config;
@@ -121,13 +107,15 @@ export class TsuLifecycle {
   /**
    * Does what is due now; a step that fails is said, and due again at the next look.
    * @returns false when another process works on this token, or the journal has no room
-   * @throws what Redis says
+   * @throws HSM_LOGIN_LOST, HSM_DEVICE; what Redis says
    */
   async work(): Promise<boolean> {
     const { lease } = this.#options;
     if (!(await lease.acquire())) return false;
     try {
       if (!(await this.#journalHasRoom())) return false;
+      // What follows concludes from keys that are not there.
+      requireLogin(this.#options.token.session);
       await noteToken(this.#options.redis, this.#name, this.#options.now());
       const filled = await fillRegister({ ...this.#options, tell: this.#tell });
       const failed = new Set<string>();
@@ -345,8 +333,12 @@ export class TsuLifecycle {
     const { token, approvals, now } = this.#options;
     const step: ApprovedStep = { action: 'destroy', token: token.label, keyLabel: of.keyLabel, id: of.id };
     if (!(await approvals.permit(step))) return false;
-    const spki = Buffer.from(of.spki, 'base64');
-    destroyKeyPair(token.session, { label: of.keyLabel, scheme: keyScheme(of.algorithm), spki });
+    const doomed = { label: of.keyLabel, scheme: keyScheme(of.algorithm), spki: Buffer.from(of.spki, 'base64') };
+    if (of.destructionBegunAt === undefined) {
+      requireKeyPair(token.session, doomed);
+      await this.#noteDestruction(of);
+      destroyKeyPair(token.session, doomed);
+    } else destroyRemains(token.session, of.keyLabel, doomed);
     this.#syncToken();
     await this.#change(of, 'retired', (record) => ({
       kind: 'destroyed',
@@ -354,6 +346,15 @@ export class TsuLifecycle {
     }));
     await approvals.executed(step);
     return true;
+  }
+
+  /** Written down, also where a Redis that comes back empty is filled from: a key that is gone afterwards was destroyed by us. */
+  async #noteDestruction(of: TsuRecord): Promise<void> {
+    const { redis, now } = this.#options;
+    const destructionBegunAt = now().toISOString();
+    const decide = (record: TsuRecord): TsuChange[] =>
+      record.state === 'retired' ? [{ kind: 'destructionBegun', record: { ...record, destructionBegunAt } }] : [];
+    this.#save([await changeTsu(redis, of.id, decide, this.#tell)]);
   }
 
   async #remind({ record: of, daysLeft, threshold }: Extract<TsuStep, { kind: 'remind' }>): Promise<boolean> {
@@ -386,6 +387,3 @@ const describe = (step: TsuStep): Record<string, string> => ({
   ...('record' in step ? { key: step.record.keyLabel, tsu: step.record.id.slice(0, 12) } : {}),
   ...('why' in step ? { why: step.why } : {}),
 });
-
-/** Without dual control everything is permitted. */
-export const withoutApprovals: Approvals = { permit: async () => true, executed: async () => undefined };

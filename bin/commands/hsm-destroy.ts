@@ -11,10 +11,11 @@ import type { RedisClient } from '../../queue/redis.ts';
 import { changeTsu, type TsuChange, type TsuRecord } from '../../queue/tsu-register.ts';
 import { createApprovals } from '../../signer/dual-control.ts';
 import { openHsm } from '../../signer/hsm-modules.ts';
-import { destroyKeyPair } from '../../signer/key-destruction.ts';
+import { destroyKeyPair, destroyRemains } from '../../signer/key-destruction.ts';
 import { resolveHsm } from '../../signer/pkcs11-module.ts';
 import { keyState, type TokenKey } from '../../signer/token-keys.ts';
 import { listKeys } from '../../signer/token-listing.ts';
+import { requireLogin } from '../../signer/token-login.ts';
 import { tsuId } from '../../signer/tsu-folder.ts';
 import { tellKeyDestroyed } from '../setup-events.ts';
 import type { CommandOperator } from './command-redis.ts';
@@ -59,6 +60,7 @@ const checkNeed = (known: KnownKeys, { label, key }: Pick<Target, 'label' | 'key
 /** @throws HSM_KEY_MISSING, HSM_KEY_MISMATCH, HSM_KEY_IN_USE */
 const findTarget = (token: OpenedSlot, known: KnownKeys, options: DestroyOptions): Target => {
   const { label } = options;
+  requireLogin(token.session);
   const state = keyState(token.session, label);
   if (state === 'absent') throw new SigilloError('HSM_KEY_MISSING', `"${label}" in token ${token.label}`);
   const listed = listKeys(token.session).find((one) => one.label === label);
@@ -87,6 +89,13 @@ const confirm = async ({ token, label, key }: Target): Promise<void> => {
     throw new SigilloError('USAGE', 'The label was not typed again (--yes asks nothing). Nothing was destroyed.');
 };
 
+/** If this is interrupted, who comes next knows that the key was there, and who has destroyed it. */
+const noteBegun = async (redis: RedisClient, { id }: TsuRecord, operator: CommandOperator): Promise<void> => {
+  const destructionBegunAt = new Date().toISOString();
+  const decide = (current: TsuRecord): TsuChange[] => [{ kind: 'destructionBegun', record: { ...current, destructionBegunAt } }];
+  await changeTsu(redis, id, decide, tsuChangeTeller(operator));
+};
+
 /** Takes the key out of the register, which tells the journal. @throws HSM_KEY_IN_USE when somebody has put it to use meanwhile */
 const noteDestroyed = async (redis: RedisClient, { id }: TsuRecord, operator: CommandOperator): Promise<void> => {
   const decide = (current: TsuRecord): TsuChange[] =>
@@ -102,9 +111,9 @@ const destroy = async (
   { token, label, key, tsu }: Target,
   operator: CommandOperator,
 ): Promise<void> => {
-  // For a part of a pair neither is looked at: there is no key that could be another one.
-  const { scheme, spki } = key ?? { scheme: { kind: 'ecdsa', curve: 'P-256' } as const, spki: new Uint8Array() };
-  destroyKeyPair(token.session, { label, scheme, spki });
+  if (tsu !== undefined) await noteBegun(redis, tsu, operator);
+  if (key === undefined) destroyRemains(token.session, label);
+  else destroyKeyPair(token.session, { label, scheme: key.scheme, spki: key.spki });
   if (config.hsm.mode === 'embedded') syncTree(homePaths(config.home).tokenFolder);
   if (tsu !== undefined) await noteDestroyed(redis, tsu, operator);
   else if (key !== undefined) {

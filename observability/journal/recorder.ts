@@ -20,8 +20,8 @@ export interface RecordedEvent<K extends EventKind> {
   readonly detail: EventDetail<K>;
   /** Who did it, when it was not the program itself. */
   readonly by?: { readonly role: EventRole; readonly actor: string };
-  /** When it was not now by the system's clock. */
-  readonly at?: { readonly unixMicros: number; readonly clock: ClockState };
+  /** When it was not now by the system's clock; `clock` when another one is known to have been in force. */
+  readonly at?: { readonly unixMicros: number; readonly clock?: ClockState };
 }
 
 /** What is known about the clock of this host at this instant. */

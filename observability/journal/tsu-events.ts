@@ -38,6 +38,8 @@ const draftsOf = (change: TsuChange, by: TsuActor): EventDraft[] => {
     case 'retired':
     case 'destroyed':
       return [key(`key.${change.kind}`)];
+    case 'destructionBegun':
+      return [];
     case 'registered':
       return [key('key.registered', { state: record.state })];
     case 'requested':
@@ -63,8 +65,10 @@ const draftsOf = (change: TsuChange, by: TsuActor): EventDraft[] => {
 /** Tells of changes that are made by this actor. */
 export const tsuChangeTeller =
   (by: TsuActor): TellTsuChanges =>
-  (changes) =>
-    encodeDrafts(changes.flatMap((change) => draftsOf(change, by)));
+  (changes) => {
+    const drafts = changes.flatMap((change) => draftsOf(change, by));
+    return drafts.length === 0 ? Buffer.alloc(0) : encodeDrafts(drafts);
+  };
 
 /** The order of a rotation, by an operator. */
 export const rotationOrderEvent = (token: string, algorithm: string, by: TsuActor): Buffer =>

@@ -7,12 +7,13 @@ import { JournalRecorder } from '../../observability/journal/recorder.ts';
 import { Lease } from '../../queue/lease.ts';
 import type { RedisClient } from '../../queue/redis.ts';
 import { tokenName, tsuRegisterKeys } from '../../queue/tsu-register.ts';
+import { withoutApprovals } from '../../signer/approvals.ts';
 import { type OpenHsm, openHsm } from '../../signer/hsm-modules.ts';
 import type { EmbeddedAuthority } from '../../signer/lifecycle-service.ts';
 import { type Hsm, resolveHsm, slotForPurpose } from '../../signer/pkcs11-module.ts';
 import { publishChains } from '../../signer/published-chains.ts';
 import { TsuFolder } from '../../signer/tsu-folder.ts';
-import { TsuLifecycle, type TsuLifecycleOptions, withoutApprovals } from '../../signer/tsu-lifecycle.ts';
+import { TsuLifecycle, type TsuLifecycleOptions } from '../../signer/tsu-lifecycle.ts';
 
 export interface LifecycleWorld {
   readonly config: Config;
