@@ -195,6 +195,11 @@ const timeSchema = z.strictObject({
   offsetMsMax: z.int().min(1).max(1_000).default(1_000),
   /** The coarsest accuracy that may be stated: when the clock cannot prove even that, nothing is stamped. */
   accuracyMicrosMax: z.int().min(1_000).max(1_000_000).default(1_000_000),
+  /**
+   * Without servers: how far from UTC the clock can be, on the word of whoever configures it. No accuracy below it may be stated then,
+   * because nothing proves one.
+   */
+  unverifiedMicros: z.int().min(1_000).max(1_000_000).default(1_000_000),
   /** How long the last quorum counts when there is no new one: the clock drifts by 30 ms in the default. */
   holdoverMs: z.int().min(1_000).max(86_400_000).default(600_000),
   /** How fast the clock may run away from UTC unseen, between rounds: the frequency error that its daemon leaves, and what it slews. */
@@ -337,6 +342,10 @@ const timeChecks = ({ time, timestamp }: z.infer<typeof objectSchema>, context: 
   if (time.timeoutMs > time.pollMs) refuse('timeoutMs', `must be at most time.pollMs (${time.pollMs})`);
   if (time.holdoverMs < 2 * time.pollMs) {
     refuse('holdoverMs', `must be at least twice time.pollMs (${time.pollMs}), or one lost round would stop stamping`);
+  }
+  if (time.servers.length === 0 && timestamp.accuracyMicros < time.unverifiedMicros) {
+    const message = `nothing proves it: name time.servers, or vouch for the clock with time.unverifiedMicros (${time.unverifiedMicros})`;
+    context.addIssue({ code: 'custom', path: ['timestamp', 'accuracyMicros'], message });
   }
   if (time.accuracyMicrosMax < timestamp.accuracyMicros) {
     refuse('accuracyMicrosMax', `must be at least timestamp.accuracyMicros (${timestamp.accuracyMicros})`);

@@ -10,7 +10,7 @@ import { type LeapWindow, nextLeapWindow } from './clock-leap.ts';
 import { type ClockMemory, type ClockVerdict, nothingProved } from './clock-memory.ts';
 import { afterRound, judgeRound, lostTrust, type RoundOutcome, roundOutcomes, startingTrust, type Trust } from './clock-trust.ts';
 import { agedDistanceMs, type NtpSample } from './ntp-sample.ts';
-import { selectTruechimers } from './ntp-selection.ts';
+import { largestMinority, selectTruechimers } from './ntp-selection.ts';
 import { NtpServer } from './ntp-server.ts';
 import type { NtpTransport } from './ntp-transport.ts';
 
@@ -196,7 +196,7 @@ export class ClockVerifier {
       const distanceMs = agedDistanceMs(sample, nowMs, this.#options.time.driftPpm);
       return [{ name: server.name, utcMs: sample.utcMs, distanceMs, server, sample }];
     });
-    const selection = selectTruechimers(candidates);
+    const selection = selectTruechimers(candidates, largestMinority(this.#servers.length));
     if (selection === undefined || selection.truechimers.length < quorumOf(this.#options.time)) return undefined;
     for (const { server } of selection.truechimers) server.judge(true);
     for (const { server, utcMs } of selection.falsetickers) {

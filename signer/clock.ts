@@ -11,7 +11,7 @@ import { ClockMemory, type ClockProof, type ClockVerdict, type Mutable, nothingP
 
 export type ClockOptions = Pick<
   Config['time'],
-  'required' | 'stepMsMax' | 'settleMs' | 'servers' | 'offsetMsMax' | 'accuracyMicrosMax' | 'holdoverMs' | 'driftPpm'
+  'required' | 'stepMsMax' | 'settleMs' | 'servers' | 'offsetMsMax' | 'accuracyMicrosMax' | 'unverifiedMicros' | 'holdoverMs' | 'driftPpm'
 >;
 
 /** The two clocks, injected so that tests can move them. Milliseconds. */
@@ -28,7 +28,7 @@ export type ClockReading =
       readonly kind: 'time';
       readonly unixMillis: number;
       readonly state: 'unverified' | 'trusted';
-      /** How far `unixMillis` can be from UTC, milliseconds; 0 when nobody has verified it. */
+      /** How far `unixMillis` can be from UTC, milliseconds; what the configuration says when nobody has verified it. */
       readonly errorMs: number;
     }
   | { readonly kind: 'unavailable'; readonly reason: ClockRefusal };
@@ -81,7 +81,7 @@ export const createGuardedClock = (shared: SharedArrayBuffer, sources: ClockSour
       if (monotonic < memory.untrustedUntilMs) return refusal('stepped');
       if (isVerified) return verified(wall, monotonic);
       if (options.required) return refusal('unverified');
-      return { kind: 'time', unixMillis: Math.floor(wall), state: 'unverified', errorMs: 0 };
+      return { kind: 'time', unixMillis: Math.floor(wall), state: 'unverified', errorMs: options.unverifiedMicros / 1_000 };
     },
   };
 };

@@ -80,6 +80,7 @@ describe('schema of the configuration', () => {
       ['time.timeoutMs', 50, 10_000],
       ['time.offsetMsMax', 1, 1_000],
       ['time.accuracyMicrosMax', 1_000, 1_000_000],
+      ['time.unverifiedMicros', 1_000, 1_000_000],
       ['time.holdoverMs', 1_000, 86_400_000],
       ['time.driftPpm', 1, 100_000],
       ['time.goodRounds', 1, 100],
@@ -114,7 +115,7 @@ describe('schema of the configuration', () => {
           accuracyMicros: time.accuracyMicrosMax ?? 1_000_000,
           ...timestamp,
         },
-        time: { pollMs, timeoutMs: Math.min(1_000, pollMs), holdoverMs: Math.max(pollMs * 2, 1_000), ...time },
+        time: { pollMs, timeoutMs: Math.min(1_000, pollMs), holdoverMs: Math.max(pollMs * 2, 1_000), unverifiedMicros: 1_000, ...time },
       };
     };
     for (const [path, min, max] of limits) {
@@ -166,7 +167,11 @@ describe('schema of the configuration', () => {
     refused({ time: { pollMs: 999 } }, 'time.timeoutMs');
     refused({ time: { pollMs: 300_001 } }, 'time.holdoverMs');
     refused({ time: { accuracyMicrosMax: 999_999 } }, 'time.accuracyMicrosMax');
-    assert.doesNotThrow(() => parseConfig({ time: { accuracyMicrosMax: 50_000 }, timestamp: { accuracyMicros: 50_000 } }));
+    assert.doesNotThrow(() => parseConfig({ time: { servers, accuracyMicrosMax: 50_000 }, timestamp: { accuracyMicros: 50_000 } }));
+    refused({ timestamp: { accuracyMicros: 999_999 } }, 'timestamp.accuracyMicros');
+    assert.doesNotThrow(() => parseConfig({ time: { servers }, timestamp: { accuracyMicros: 1_000 } }));
+    refused({ time: { unverifiedMicros: 50_001 }, timestamp: { accuracyMicros: 50_000 } }, 'timestamp.accuracyMicros');
+    assert.doesNotThrow(() => parseConfig({ time: { unverifiedMicros: 50_000 }, timestamp: { accuracyMicros: 50_000 } }));
     refused({ time: { servers: [{ host: '' }] } }, 'time.servers.0.host');
     refused({ time: { servers: [{ host: 'a.test', nts: true }] } }, 'time.servers.0.nts');
     const [slot] = installed.hsm.slots;

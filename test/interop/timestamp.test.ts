@@ -140,7 +140,7 @@ describe('what the configuration changes in a token', { skip: withoutInterop }, 
     settings: Record<string, unknown>,
     use: (service: Service, party: RelyingParty) => Promise<void>,
   ): Promise<void> => {
-    const service = await home.start({ settings: { timestamp: settings } });
+    const service = await home.start({ settings: { timestamp: settings, time: { unverifiedMicros: 1_000 } } });
     try {
       await use(service, await newParty(home, name, service));
     } finally {

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 import fc from 'fast-check';
-import { selectTruechimers, type TimeCandidate } from '../../signer/ntp-selection.ts';
+import { largestMinority, selectTruechimers, type TimeCandidate } from '../../signer/ntp-selection.ts';
 
 const utc = Date.UTC(2026, 10, 22);
 const at = (offsetMs: number, distanceMs = 5, name = `${offsetMs}`): TimeCandidate => ({ name, utcMs: utc + offsetMs, distanceMs });
@@ -58,32 +58,59 @@ describe('which servers tell the truth', () => {
     assert.ok((selection?.distance ?? 0) > 0.1, 'and what they prove is no better than what they differ by');
   });
 
-  test('with fewer than half lying, at random, the truth is within what is proved', () => {
-    const honest = fc.record({
-      distanceMs: fc.double({ min: 1, max: 200, noNaN: true }),
-      share: fc.double({ min: -1, max: 1, noNaN: true }),
-    });
-    const liar = fc.record({
-      distanceMs: fc.double({ min: 1, max: 200, noNaN: true }),
-      lie: fc.double({ min: -5_000, max: 5_000, noNaN: true }),
-    });
+  test('a liar among honest servers that claims to be precise makes what they prove no better', () => {
+    for (const [candidates, honestMs] of [
+      [[at(0, 100), at(5, 100), at(-3, 100), at(80, 0.1, 'liar')], 100],
+      [[at(0, 20), at(0, 20, 'b'), at(0, 20, 'c'), at(0, 20, 'd'), at(15, 0.1, 'liar')], 20],
+    ] as const) {
+      const { offset, distance } = select(...candidates) ?? { offset: 0, distance: 0 };
+      assert.ok(Math.abs(offset) <= distance, `off by ${offset}, claimed ${distance}`);
+      assert.ok(distance <= 2 * honestMs, 'and no worse than it has to be');
+      assert.ok(Math.abs(offset) < honestMs / 3, 'the precise one is not the mean');
+    }
+  });
+
+  test('servers that are away may be the honest ones: what is left proves less', () => {
+    const pair = [at(0, 10), at(9, 0.1, 'liar')];
+    assert.ok((selectTruechimers(pair)?.distanceMs ?? 0) < 10, 'both are honest, where only two were asked');
+    const selection = selectTruechimers(pair, largestMinority(3));
+    assert.ok(selection !== undefined && selection.utcMs - selection.distanceMs <= utc - 10, JSON.stringify(selection));
+    assert.deepEqual([0, 1, 2, 3, 4, 5, 6].map(largestMinority), [0, 0, 0, 1, 1, 2, 2]);
+  });
+
+  test('with fewer than half lying, at random and near the truth too, the truth is within what is proved', () => {
+    const distanceMs = fc.oneof(fc.double({ min: 0.001, max: 1, noNaN: true }), fc.double({ min: 1, max: 200, noNaN: true }));
+    const honest = fc.record({ distanceMs, share: fc.double({ min: -1, max: 1, noNaN: true }) });
+    const lie = fc.oneof(fc.double({ min: -200, max: 200, noNaN: true }), fc.double({ min: -5_000, max: 5_000, noNaN: true }));
+    const liar = fc.record({ distanceMs, lie });
     fc.assert(
-      fc.property(fc.array(honest, { minLength: 1, maxLength: 7 }), fc.array(liar, { maxLength: 6 }), fc.nat(), (truthful, liars, seed) => {
-        const lying = liars.slice(0, truthful.length - 1);
-        const candidates = [
-          ...truthful.map(({ distanceMs, share }, index) => at(share * distanceMs, distanceMs, `true ${index}`)),
-          ...lying.map(({ distanceMs, lie }, index) => at(lie, distanceMs, `liar ${index}`)),
-        ].toSorted((a, b) => ((a.distanceMs * (seed + 1)) % 7) - ((b.distanceMs * (seed + 1)) % 7));
-        const selection = selectTruechimers(candidates);
-        assert.ok(selection !== undefined, 'a majority is honest, so there is an agreement');
-        assert.ok(selection.truechimers.length * 2 > candidates.length);
-        assert.equal(selection.truechimers.length + selection.falsetickers.length, candidates.length);
-        if (lying.length === 0) {
-          assert.equal(selection.falsetickers.length, 0);
-          assert.ok(Math.abs(selection.utcMs - utc) <= selection.distanceMs + 0.001);
-        }
-      }),
-      { numRuns: 1_000 },
+      fc.property(
+        fc.array(honest, { minLength: 1, maxLength: 7 }),
+        fc.array(liar, { maxLength: 6 }),
+        fc.nat(3),
+        fc.nat(),
+        (truthful, liars, away, seed) => {
+          const lying = liars.slice(0, truthful.length - 1);
+          const all = [
+            ...truthful.map((one, index) => at(one.share * one.distanceMs, one.distanceMs, `true ${index}`)),
+            ...lying.map((one, index) => at(one.lie, one.distanceMs, `liar ${index}`)),
+          ];
+          // Some of the honest ones do not answer, and there is a majority of all that were asked still.
+          const silent = Math.min(away, truthful.length - largestMinority(all.length) - 1);
+          const candidates = all
+            .slice(Math.max(0, silent))
+            .toSorted((a, b) => ((a.distanceMs * (seed + 1)) % 7) - ((b.distanceMs * (seed + 1)) % 7));
+          const selection = selectTruechimers(candidates, largestMinority(all.length));
+          if (silent <= 0) assert.ok(selection !== undefined, 'a majority is honest, so there is an agreement');
+          if (selection === undefined) return;
+          const { utcMs, distanceMs: proved, truechimers, falsetickers } = selection;
+          assert.ok(truechimers.length * 2 > candidates.length);
+          assert.equal(truechimers.length + falsetickers.length, candidates.length);
+          if (lying.length === 0) assert.equal(falsetickers.length, 0);
+          assert.ok(Math.abs(utcMs - utc) <= proved + 0.001, `off by ${utcMs - utc}, claimed ${proved}`);
+        },
+      ),
+      { numRuns: 5_000 },
     );
   });
 
