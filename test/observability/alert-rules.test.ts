@@ -47,6 +47,7 @@ const served = (): ReadonlySet<string> => {
     entriesBusy: nothing,
     sessionsBusy: nothing,
     journalKeyUp: () => true,
+    redisDurable: () => true,
   }).registry;
   registerClockMetrics(signer, () => assert.fail('nobody scrapes'));
   const journal = createJournalMetrics({
@@ -95,6 +96,7 @@ describe('the alert rules', () => {
       'time_state',
       'tsu_usage_left_seconds',
       'crl_age_seconds',
+      'redis_durability_ok',
     ])
       assert.ok(asked.includes(metric), metric);
   });
