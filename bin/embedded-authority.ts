@@ -93,8 +93,12 @@ const publishCrl = async (
   await redis.hset(tsuRegisterKeys.crls, crlFileName, Buffer.from(der));
 };
 
-/** Sees to it that the published list is right and young enough. */
-const keepCrl = async (context: AuthorityContext, redis: RedisClient, recorder: JournalRecorder): Promise<void> => {
+/** Sees to it that the published list is right and young enough. @returns when it was issued, and when it ends */
+const keepCrl = async (
+  context: AuthorityContext,
+  redis: RedisClient,
+  recorder: JournalRecorder,
+): Promise<Pick<Crl, 'thisUpdate' | 'nextUpdate'>> => {
   const { config, ca, now } = context;
   const last = await lastCrl(context, redis);
   const read = last === undefined ? undefined : await context.readLast(last.der);
@@ -104,13 +108,14 @@ const keepCrl = async (context: AuthorityContext, redis: RedisClient, recorder: 
   const isYoung = read !== undefined && at.getTime() - read.thisUpdate.getTime() < config.tsu.crlMinutes * minuteMs;
   if (isYoung && added.length === 0) {
     if (last !== undefined && !last.inRedis) await redis.hset(tsuRegisterKeys.crls, crlFileName, Buffer.from(last.der));
-    return;
+    return read;
   }
   const thisUpdate = wholeSecond(at);
   const nextUpdate = new Date(Math.min(thisUpdate.getTime() + config.tsu.crlDays * dayMs, ca.validToDate.getTime()));
   // By the clock, so that it grows also where the last one is lost; by one where the clock has gone back.
   const number = Math.max((read?.number ?? 0) + 1, thisUpdate.getTime() / 1_000);
   await publishCrl(context, redis, recorder, { number, thisUpdate, nextUpdate, revoked }, added);
+  return { thisUpdate, nextUpdate };
 };
 
 /** Opens the CA. @throws HSM_*, CERTIFICATE_INVALID, SETUP_INCOMPLETE */
@@ -147,7 +152,7 @@ export const openEmbeddedAuthority = async (
       const lease = new Lease(redis, { key: tsuRegisterKeys.lease('timestamp-ca'), lengthMs: leaseMs });
       if (!(await lease.acquire())) return;
       try {
-        await keepCrl({ config, ca, withKey, now, readLast }, redis, recorder);
+        return await keepCrl({ config, ca, withKey, now, readLast }, redis, recorder);
       } finally {
         await lease.release().catch(() => undefined); // best effort: it ends by itself
       }

@@ -8,13 +8,14 @@ import { type ChildProcess, fork } from 'node:child_process';
 import { once } from 'node:events';
 import { chmodSync, mkdirSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
-import { Counter, Gauge, Registry } from 'prom-client';
+import { type Counter, Registry } from 'prom-client';
 import { SigilloError } from '../config/errors.ts';
 import { type HomePaths, homePaths } from '../config/home.ts';
 import type { Config } from '../config/schema.ts';
 import { createLogger, type Logger } from '../observability/log.ts';
 import { type MetricsJson, mergeMetrics, type ProcessMetrics } from '../observability/merge-metrics.ts';
 import type { HealthItem } from '../observability/ops-app.ts';
+import { registerSupervisorMetrics } from '../observability/supervisor-metrics.ts';
 import { announcement } from './announcement.ts';
 import { printFailure } from './child.ts';
 import {
@@ -101,18 +102,9 @@ class Supervisor {
     this.#programs = programs;
     this.#paths = homePaths(config.home);
     this.#log = createLogger(config.log, 'supervisor');
-    const registers = [this.#registry];
-    this.#restarts = new Counter({ name: 'supervised_restarts_total', help: 'Starts after a death', labelNames: ['process'], registers });
-    const processes = this.#processes;
-    new Gauge({
-      name: 'supervised_up',
-      help: '1 while the process is ready',
-      labelNames: ['process'],
-      registers,
-      collect() {
-        for (const one of processes) this.set({ process: one.name }, one.state === 'ready' ? 1 : 0);
-      },
-    });
+    this.#restarts = registerSupervisorMetrics(this.#registry, () =>
+      this.#processes.map(({ name, state }) => ({ name, ready: state === 'ready' })),
+    );
   }
 
   async run(): Promise<number> {

@@ -15,6 +15,7 @@ import { logConnection } from '../observability/connection-log.ts';
 import { createGatewayMetrics, type GatewayMetrics } from '../observability/gateway-metrics.ts';
 import { JournalRecorder, nodeName } from '../observability/journal/recorder.ts';
 import { recordStart, recordStop } from '../observability/journal/service-events.ts';
+import { oldestWaitingSeconds, registerWaitingAge } from '../observability/journal/waiting-age.ts';
 import type { Logger } from '../observability/log.ts';
 import type { HealthItem } from '../observability/ops-app.ts';
 import { registerSlotMetrics } from '../observability/slot-metrics.ts';
@@ -233,8 +234,10 @@ export const startGateway = async (config: Config, log: Logger): Promise<Gateway
     connections: () => (server === undefined ? Promise.resolve(0) : connectionsOf(server.http)),
     journalWaiting: () => backlog.waiting,
     journalEventsLost: () => recorder.lost,
+    journalWaitingMax: config.journal.waitingMax,
   });
   registerSlotMetrics(metrics.registry, () => readSlots(command));
+  registerWaitingAge(metrics.registry, () => oldestWaitingSeconds(command));
   lane = new LaneRequester({
     command,
     blocking,

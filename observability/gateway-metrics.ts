@@ -40,6 +40,8 @@ export interface GatewayGauges {
   journalWaiting(): Readonly<Record<'lane' | 'events', number>>;
   /** Events that found no way into the journal. */
   journalEventsLost(): number;
+  /** Entries of a stream beyond which new work is refused. */
+  readonly journalWaitingMax: number;
 }
 
 const addJournalMetrics = (registers: Registry[], gauges: GatewayGauges): void => {
@@ -50,6 +52,14 @@ const addJournalMetrics = (registers: Registry[], gauges: GatewayGauges): void =
     registers,
     collect() {
       for (const [stream, entries] of Object.entries(gauges.journalWaiting())) this.set({ stream }, entries);
+    },
+  });
+  new Gauge({
+    name: 'journal_waiting_limit_entries',
+    help: 'Entries of a stream beyond which new work is refused (journal.waitingMax).',
+    registers,
+    collect() {
+      this.set(gauges.journalWaitingMax);
     },
   });
   new Counter({

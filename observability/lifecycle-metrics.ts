@@ -9,7 +9,9 @@ export interface LifecycleMetrics {
   readonly registry: Registry;
   step(kind: (typeof lifecycleSteps)[number], outcome: (typeof outcomes)[number]): void;
   /** What the register says now. */
-  tsus(records: readonly TsuRecord[], now: Date): void;
+  tsus(records: readonly TsuRecord[], at: Date): void;
+  /** The CRL of the embedded CA that is published now. */
+  crl(times: { readonly thisUpdate: Date; readonly nextUpdate: Date }): void;
 }
 
 /** Seconds until nobody may sign any more in this token: what an alarm looks at. */
@@ -22,7 +24,7 @@ const secondsLeft = (records: readonly TsuRecord[], now: Date): number => {
   return Math.max(0, ...ends.map((end) => (end - now.getTime()) / 1_000));
 };
 
-export const createLifecycleMetrics = (): LifecycleMetrics => {
+export const createLifecycleMetrics = (now: () => Date = () => new Date()): LifecycleMetrics => {
   const registry = new Registry();
   const registers = [registry];
   collectDefaultMetrics({ register: registry });
@@ -35,14 +37,36 @@ export const createLifecycleMetrics = (): LifecycleMetrics => {
     labelNames: ['token'],
     registers,
   });
+  let published: { readonly thisUpdate: Date; readonly nextUpdate: Date } | undefined;
+  const crlGauge = (name: string, help: string, seconds: (crl: NonNullable<typeof published>) => number): void => {
+    new Gauge({
+      name,
+      help,
+      registers,
+      // Computed at each scrape, so that it goes on while the list cannot be renewed.
+      collect() {
+        if (published === undefined) this.remove();
+        else this.set(seconds(published));
+      },
+    });
+  };
+  crlGauge(
+    'crl_age_seconds',
+    'Since the CRL of the embedded timestamp CA was issued.',
+    (one) => (now().getTime() - one.thisUpdate.getTime()) / 1_000,
+  );
+  crlGauge('crl_left_seconds', 'Until that CRL ends.', (one) => (one.nextUpdate.getTime() - now().getTime()) / 1_000);
   return {
     registry,
+    crl(times) {
+      published = times;
+    },
     step: (step, outcome) => steps.inc({ step, outcome }),
-    tsus(records, now) {
+    tsus(records, at) {
       states.reset();
       left.reset();
       for (const { token, state } of records) states.inc({ token, state });
-      for (const [token, own] of Map.groupBy(records, (record) => record.token)) left.set({ token }, secondsLeft(own, now));
+      for (const [token, own] of Map.groupBy(records, (record) => record.token)) left.set({ token }, secondsLeft(own, at));
     },
   };
 };

@@ -25,6 +25,8 @@ export interface SignerGauges {
   sessionsBusy(): number;
   /** Whether the journal's key would sign. */
   journalKeyUp(): boolean;
+  /** Whether Redis keeps what journal.durability promises; undefined: it does not tell. */
+  redisDurable(): boolean | undefined;
 }
 
 const registerGauges = (gauges: SignerGauges, registers: Registry[]): void => {
@@ -54,6 +56,17 @@ const registerGauges = (gauges: SignerGauges, registers: Registry[]): void => {
     registers,
     collect() {
       this.set(gauges.journalKeyUp() ? 1 : 0);
+    },
+  });
+  new Gauge({
+    name: 'redis_durability_ok',
+    help: '1 while Redis keeps what journal.durability promises, as far as its settings tell; absent when it does not tell them.',
+    aggregator: 'min',
+    registers,
+    collect() {
+      const durable = gauges.redisDurable();
+      if (durable === undefined) this.remove();
+      else this.set(durable ? 1 : 0);
     },
   });
 };

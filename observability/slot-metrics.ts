@@ -45,6 +45,18 @@ export const registerSlotMetrics = (registry: Registry, read: () => Promise<read
   new Gauge({
     registers,
     aggregator: 'max',
+    name: 'hsm_slot_pin_refused',
+    help: '1 while a slot does not sign because its PIN was refused.',
+    labelNames,
+    async collect() {
+      const slots = await told();
+      this.reset();
+      for (const slot of slots) this.set(labelsOf(slot), believedState(slot) === 'pin-refused' ? 1 : 0);
+    },
+  });
+  new Gauge({
+    registers,
+    aggregator: 'max',
     name: 'hsm_slot_sessions_max',
     help: 'Sessions for signing that a slot may have; 0 while it does not sign.',
     labelNames,

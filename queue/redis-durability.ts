@@ -14,11 +14,34 @@ export const durabilitySettings = {
   everysec: { appendonly: 'yes', appendfsync: 'everysec', 'no-appendfsync-on-rewrite': 'yes' },
 } as const satisfies Record<Durability, Readonly<Record<string, string>>>;
 
+export interface DurabilityOptions {
+  /** Another server takes over when this one fails (Sentinel, Cluster). @defaultValue false */
+  readonly replicated?: boolean;
+}
+
+/**
+ * Replication is asynchronous: a server that loses its replicas goes on alone, and all that it takes is lost when one of them takes
+ * over. With these it stops instead, a lag later. What is between the two is what a failover can lose (docs/journal.md).
+ */
+const replicationShortfall = (settings: Readonly<Record<string, string | undefined>>): string[] => {
+  const missing: string[] = [];
+  if (!(Number(settings['min-replicas-to-write']) >= 1)) missing.push('min-replicas-to-write 1');
+  // 0 switches the other one off.
+  if (!(Number(settings['min-replicas-max-lag']) >= 1)) missing.push('min-replicas-max-lag 10');
+  return missing;
+};
+
+const settingNames = [...Object.keys(durabilitySettings.fsync), 'min-replicas-to-write', 'min-replicas-max-lag'];
+
 /**
  * What a server must set to keep the promise: `appendfsync always`, for example. Empty when it does enough.
  * @param settings as CONFIG GET tells them
  */
-export const durabilityShortfall = (durability: Durability, settings: Readonly<Record<string, string | undefined>>): string[] => {
+export const durabilityShortfall = (
+  durability: Durability,
+  settings: Readonly<Record<string, string | undefined>>,
+  { replicated = false }: DurabilityOptions = {},
+): string[] => {
   const asked = durabilitySettings[durability];
   const missing: string[] = [];
   if (settings['appendonly'] !== 'yes') missing.push('appendonly yes');
@@ -26,14 +49,16 @@ export const durabilityShortfall = (durability: Durability, settings: Readonly<R
   if (settings['appendfsync'] !== 'always' && settings['appendfsync'] !== asked.appendfsync)
     missing.push(`appendfsync ${asked.appendfsync}`);
   if (durability === 'fsync' && settings['no-appendfsync-on-rewrite'] !== 'no') missing.push('no-appendfsync-on-rewrite no');
+  if (durability === 'fsync' && replicated) missing.push(...replicationShortfall(settings));
   return missing;
 };
 
 const settingsOf = async (node: Pick<RedisClient, 'config'>): Promise<Record<string, string>> => {
   const settings: Record<string, string> = {};
-  for (const name of Object.keys(durabilitySettings.fsync)) {
-    const [, value] = (await node.config('GET', name)) as [string, string];
-    settings[name] = value;
+  for (const name of settingNames) {
+    // A server that is no Redis by name, and does not know a setting, has nothing to say of it.
+    const [, value] = (await node.config('GET', name)) as [string, string] | [];
+    if (value !== undefined) settings[name] = value;
   }
   return settings;
 };
@@ -43,8 +68,12 @@ const settingsOf = async (node: Pick<RedisClient, 'config'>): Promise<Record<str
  * @returns what is to be set; empty when all is well
  * @throws when a server does not tell, as managed ones often do not
  */
-export const findDurabilityShortfall = async (redis: RedisClient, durability: Durability): Promise<string[]> => {
+export const findDurabilityShortfall = async (
+  redis: RedisClient,
+  durability: Durability,
+  options: DurabilityOptions = {},
+): Promise<string[]> => {
   const nodes = redis instanceof Cluster ? redis.nodes('master') : [redis];
-  const missing = await Promise.all(nodes.map(async (node) => durabilityShortfall(durability, await settingsOf(node))));
+  const missing = await Promise.all(nodes.map(async (node) => durabilityShortfall(durability, await settingsOf(node), options)));
   return [...new Set(missing.flat())];
 };

@@ -13,8 +13,8 @@ import type { Logger } from '../observability/log.ts';
 import { answerCheckpointRequests } from '../queue/checkpoint-signing.ts';
 import type { RedisClient } from '../queue/redis.ts';
 import { monotonicMs } from '../queue/redis-clock.ts';
-import { findDurabilityShortfall } from '../queue/redis-durability.ts';
 import { CheckpointKey } from './checkpoint-key.ts';
+import { type DurabilityWatch, watchDurability } from './durability-watch.ts';
 import type { OpenHsm } from './hsm-modules.ts';
 import { type Hsm, slotForPurpose } from './pkcs11-module.ts';
 import { publishChains } from './published-chains.ts';
@@ -27,6 +27,8 @@ export interface JournalDuties {
   readonly recorder: JournalRecorder;
   /** Whether checkpoints can be signed. */
   readonly keyUp: boolean;
+  /** Whether Redis keeps what was answered. */
+  readonly durability: DurabilityWatch;
   /** Publishes the chains of all TSUs that are known. @throws what Redis says */
   publish(): Promise<void>;
   /** Records the stop and its reason, last of all. */
@@ -45,19 +47,6 @@ export interface JournalDutiesOptions {
   /** What is known about the clock of this host. */
   readonly clock: TellClock;
 }
-
-/** Says in one line what another Redis than ours must set to keep what is promised. Not fatal: a managed one may do it its own way. */
-const checkDurability = async ({ config, log, command }: JournalDutiesOptions): Promise<void> => {
-  if (config.redis.mode === 'embedded') return;
-  const { durability } = config.journal;
-  try {
-    const missing = await findDurabilityShortfall(command, durability);
-    if (missing.length > 0)
-      log.error({ durability, set: missing }, 'redis: keeps less than journal.durability promises; set what is named');
-  } catch (error) {
-    log.warn({ durability, err: error }, 'redis: does not tell whether it keeps what journal.durability promises (CONFIG GET)');
-  }
-};
 
 const createRecorder = ({ command, log, clock }: JournalDutiesOptions): JournalRecorder => {
   let saidAtMs = Number.NEGATIVE_INFINITY;
@@ -91,7 +80,7 @@ export const takeUpJournalDuties = async (options: JournalDutiesOptions): Promis
     announce().catch((error: unknown) => log.warn({ err: error }, 'certificates: not published, trying again at the next connection'));
   });
   void recordStart(recorder, command, { process: processName, config, version: release });
-  void checkDurability(options);
+  const durability = watchDurability(options);
   const responder = answerCheckpointRequests({
     command,
     sign: (text) => key.sign(text),
@@ -99,6 +88,7 @@ export const takeUpJournalDuties = async (options: JournalDutiesOptions): Promis
   });
   return {
     recorder,
+    durability,
     publish,
     get keyUp() {
       return key.up;
@@ -106,6 +96,7 @@ export const takeUpJournalDuties = async (options: JournalDutiesOptions): Promis
     async stop(reason) {
       await responder.close();
       key.close();
+      durability.close();
       recordStop(recorder, processName, reason);
       await recorder.close();
     },

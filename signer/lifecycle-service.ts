@@ -52,8 +52,11 @@ export interface LifecycleParts {
 
 export interface EmbeddedAuthority {
   readonly certify: CertifyTsu;
-  /** Work of the CA's own, at every tick: its CRL. */
-  readonly keep: (redis: RedisClient, recorder: JournalRecorder) => Promise<void>;
+  /** Work of the CA's own, at every tick: its CRL. @returns the times of the one that is published; undefined while another process does it */
+  readonly keep: (
+    redis: RedisClient,
+    recorder: JournalRecorder,
+  ) => Promise<{ readonly thisUpdate: Date; readonly nextUpdate: Date } | undefined>;
 }
 
 const processName = 'lifecycle';
@@ -123,7 +126,7 @@ export const startLifecycle = async (config: Config, log: Logger, parts: Lifecyc
   const recorder = new JournalRecorder({ redis: command, actor: processName, clock });
   tellStart(recorder, command, config, log);
 
-  const metrics = createLifecycleMetrics();
+  const metrics = createLifecycleMetrics(now);
   const folder = new TsuFolder(config);
   const approvals = parts.approvals(command, clock);
   const exclusively = oneAtATime();
@@ -150,7 +153,8 @@ export const startLifecycle = async (config: Config, log: Logger, parts: Lifecyc
     });
     try {
       await lifecycle.work();
-      await authority?.keep(command, recorder);
+      const crl = await authority?.keep(command, recorder);
+      if (crl !== undefined) metrics.crl(crl);
     } finally {
       session.close();
     }

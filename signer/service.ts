@@ -235,6 +235,7 @@ const serveSlot = async ({ config, log, hsm, slot, command, teller, eventClock }
     entriesBusy: () => responder?.busy ?? 0,
     sessionsBusy: () => Math.min(pool.busy, pool.atOnce),
     journalKeyUp: () => journal.keyUp,
+    redisDurable: () => journal.durability.ok,
   });
   registerClockMetrics(metrics.registry, () => clock.picture());
   const tellFailure = createFailureLog(log);
@@ -277,7 +278,8 @@ const serveSlot = async ({ config, log, hsm, slot, command, teller, eventClock }
     metrics: () => metrics.registry.getMetricsAsJSON(),
     async health() {
       const detail = failure === undefined ? `${pool.atOnce} at once, key ${current()?.keyLabel ?? 'none'}` : failure.message;
-      return [await redisHealth(command), { name: `token ${slot.label}`, ok: failure === undefined, detail }, clock.health()];
+      const token = { name: `token ${slot.label}`, ok: failure === undefined, detail };
+      return [await redisHealth(command), ...journal.durability.health(), token, clock.health()];
     },
     async stop(reason) {
       follower.stop();

@@ -10,6 +10,9 @@ export interface JournalGauges {
   /** Entries that are durable, but not in the store. */
   unshipped(): number;
   spoolOctets(): number;
+  spoolOctetsMax(): number;
+  /** Free on its disk; undefined while it is not known. */
+  spoolDiskFree(): number | undefined;
   /** 1 when the store is not what was stored. */
   damaged(): number;
   /** Seconds since the newest checkpoint; undefined while there is none. */
@@ -47,6 +50,8 @@ export const createJournalMetrics = (gauges: JournalGauges): JournalMetrics => {
   const quarantined = counter('journal_quarantined_total', 'Entries that could not be read, or did not fit their kind.');
   const storeFailures = counter('journal_store_failures_total', 'Conversations with ClickHouse that failed.');
   const checkpoints = new Counter({ name: 'journal_checkpoints_total', help: 'Checkpoints.', labelNames: ['outcome'], registers });
+  // An alarm looks at growth, and the first failure is growth only of what was there before.
+  for (const outcome of ['made', 'unstamped', 'failed']) checkpoints.inc({ outcome }, 0);
   const lag = new Histogram({
     name: 'journal_lag_seconds',
     help: 'Age of the oldest event of a block when the block was durable.',
@@ -58,6 +63,8 @@ export const createJournalMetrics = (gauges: JournalGauges): JournalMetrics => {
   gauge('journal_size', 'Entries in the journal.', gauges.size);
   gauge('journal_unshipped', 'Entries that are durable in the spool, but not in ClickHouse yet.', gauges.unshipped);
   gauge('journal_spool_bytes', 'Octets in the spool.', gauges.spoolOctets);
+  gauge('journal_spool_limit_bytes', 'Bound of the spool.', gauges.spoolOctetsMax);
+  gauge('journal_spool_disk_free_bytes', 'Octets that are free on the disk of the spool.', gauges.spoolDiskFree);
   gauge('journal_store_damaged', '1 when entries are missing in ClickHouse, or its files are torn.', gauges.damaged);
   gauge('journal_checkpoint_age_seconds', 'Time since the newest checkpoint.', gauges.checkpointAge);
   return {

@@ -27,6 +27,8 @@ import { JournalRecorder, nodeName, type TellClock } from './recorder.ts';
 import { createSelfStamping, type SelfStamping } from './self-stamp.ts';
 import { recordStart, recordStop } from './service-events.ts';
 import { Spool } from './spool.ts';
+import { SpoolWatch } from './spool-watch.ts';
+import { oldestWaitingSeconds, registerWaitingAge } from './waiting-age.ts';
 import { JournalWriter } from './writer.ts';
 
 export interface JournalService {
@@ -47,6 +49,8 @@ const redisPatienceMs = 5_000;
 /** A signer answers within milliseconds; without one the checkpoint is made later. */
 const signDeadlineMs = 5_000;
 
+const spoolOctetsMax = ({ journal }: Config): number => journal.spool.megabytesMax * 1_000_000;
+
 class Journal implements JournalService {
   readonly #config: Config;
   readonly #log: Logger;
@@ -61,6 +65,7 @@ class Journal implements JournalService {
   readonly #checkpointer: Checkpointer;
   readonly #complaints: Complaints;
   readonly #housekeeping: Housekeeping;
+  readonly #spoolWatch: SpoolWatch;
   readonly #stopping = new AbortController();
   #writer: JournalWriter | undefined;
   #spool: Spool | undefined;
@@ -85,15 +90,19 @@ class Journal implements JournalService {
     this.#recorder = new JournalRecorder({ redis: this.#redis, actor: processName, clock: this.#clock });
     this.#stamping = createSelfStamping(config.timestamp, { command: this.#redis, blocking: this.#blocking });
     this.#checkpointer = this.#createCheckpointer();
+    this.#spoolWatch = new SpoolWatch({ log, spool: () => this.#spool });
     this.#metrics = createJournalMetrics({
       active: () => (this.#writer === undefined ? 0 : 1),
       storeUp: () => (this.#writer?.storeDown === false ? 1 : 0),
       size: () => this.#writer?.head.size ?? 0,
       unshipped: () => this.#writer?.unshipped ?? 0,
       spoolOctets: () => this.#spool?.octets ?? 0,
+      spoolOctetsMax: () => spoolOctetsMax(config),
+      spoolDiskFree: () => this.#spoolWatch.free,
       checkpointAge: () => this.#checkpointer.ageSeconds,
       damaged: () => (this.#housekeeping.damage === undefined ? 0 : 1),
     });
+    registerWaitingAge(this.#metrics.registry, () => oldestWaitingSeconds(this.#redis));
   }
 
   start(): void {
@@ -117,6 +126,10 @@ class Journal implements JournalService {
           writer === undefined ? idle : this.#noRoom ? 'no room left for what is to be written' : `writing, ${writer.head.size} entries`,
       },
     ];
+    // Alarms, and no reason to refuse work.
+    const { warning } = this.#spoolWatch;
+    if (writer !== undefined && warning !== undefined)
+      items.push({ name: 'journal spool', ok: true, detail: `RUNS OUT OF ROOM: ${warning}` });
     // Without its store the journal goes on in the spool: an alarm, and no reason to refuse work.
     if (writer !== undefined) {
       const { damage } = this.#housekeeping;
@@ -133,6 +146,7 @@ class Journal implements JournalService {
     // The end of the journal process is told by itself, while it can still write it.
     recordStop(this.#recorder, processName, reason);
     await this.#recorder.close();
+    this.#spoolWatch.close();
     this.#stopping.abort();
     await this.#running;
     await this.#stamping.close();
@@ -225,8 +239,9 @@ class Journal implements JournalService {
     const paths = homePaths(home);
     const checkpoint = await readKeptCheckpoint(this.#redis, paths, journal.origin);
     // Opened anew each time: after a fault what is on disk counts, not what was remembered.
-    const spool = await Spool.open(journal.spool.folder ?? paths.journalSpool, journal.spool.megabytesMax * 1_000_000);
+    const spool = await Spool.open(journal.spool.folder ?? paths.journalSpool, spoolOctetsMax(this.#config));
     this.#spool = spool;
+    void this.#spoolWatch.look();
     const writer = await JournalWriter.open({
       redis: this.#redis,
       node: nodeName(),

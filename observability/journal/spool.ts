@@ -78,6 +78,15 @@ export class Spool {
     return new Spool(folder, octetsMax, blocks);
   }
 
+  get folder(): string {
+    return this.#folder;
+  }
+
+  /** Bound of all blocks together. */
+  get octetsMax(): number {
+    return this.#octetsMax;
+  }
+
   /** The blocks, the oldest first. */
   get blocks(): readonly SpoolBlock[] {
     return this.#blocks;

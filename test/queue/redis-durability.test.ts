@@ -38,3 +38,16 @@ describe('asked of a server', { skip: redisServerMissing() }, () => {
     await assert.rejects(findDurabilityShortfall(redis, 'fsync'), /NOPERM/);
   });
 });
+
+test('where another server takes over, also what bounds the loss', () => {
+  const always = durabilitySettings.fsync;
+  const replicated = { replicated: true };
+  const bounded = { ...always, 'min-replicas-to-write': '1', 'min-replicas-max-lag': '10' };
+  assert.deepEqual(durabilityShortfall('fsync', bounded, replicated), []);
+  assert.deepEqual(durabilityShortfall('fsync', { ...bounded, 'min-replicas-to-write': '2' }, replicated), [], 'more is enough');
+  assert.deepEqual(durabilityShortfall('fsync', { ...bounded, 'min-replicas-to-write': '0' }, replicated), ['min-replicas-to-write 1']);
+  // 0 switches the other one off as well.
+  assert.deepEqual(durabilityShortfall('fsync', { ...bounded, 'min-replicas-max-lag': '0' }, replicated), ['min-replicas-max-lag 10']);
+  assert.deepEqual(durabilityShortfall('fsync', always, replicated), ['min-replicas-to-write 1', 'min-replicas-max-lag 10']);
+  assert.deepEqual(durabilityShortfall('everysec', always, replicated), [], 'a second is not promised over a failover');
+});

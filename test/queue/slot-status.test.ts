@@ -83,6 +83,7 @@ test('metrics of slots: one that failed is down and counted, and without Redis t
     { status: statusOf('a'), ageMs: 0 },
     { status: statusOf('b', { state: 'failed' }), ageMs: 60_000 },
     { status: statusOf('c'), ageMs: 60_000 },
+    { status: statusOf('d', { state: 'pin-refused' }), ageMs: 86_400_000 },
   ];
   const registry = new Registry();
   registerSlotMetrics(registry, () => told());
@@ -96,6 +97,8 @@ test('metrics of slots: one that failed is down and counted, and without Redis t
     assert.ok(first.includes(`hsm_slot_up{node="node-1",slot="${slot}"} ${up}`), first.join('\n'));
   assert.ok(first.includes('hsm_slot_failures_total{node="node-1",slot="b",class="device"} 2'));
   assert.ok(first.includes('hsm_slot_failures_total{node="node-1",slot="b",class="credential"} 0'));
+  const refused = first.filter((line) => /^hsm_slot_pin_refused.* 1$/.test(line));
+  assert.deepEqual(refused, ['hsm_slot_pin_refused{node="node-1",slot="d"} 1'], 'as long as it stays');
   assert.ok(first.includes('hsm_slot_sessions_max{node="node-1",slot="a"} 32'));
   told = () => Promise.reject(new Error('away'));
   assert.deepEqual(await samples(), []);

@@ -133,6 +133,13 @@ describe('Redis by configuration alone', { skip }, () => {
     const external = new ExternalRedis(folder, 'redis-cluster');
     context.after(external.close);
     const ports = await external.serveCluster();
-    await check({ mode: 'cluster', nodes: ports.map((port) => ({ host: '127.0.0.1', port })) });
+    await check({ mode: 'cluster', nodes: ports.map((port) => ({ host: '127.0.0.1', port })) }, async (service) => {
+      // Masters without replicas, and without fsync: told, and no reason to be unready.
+      const readiness = await service.readiness();
+      assert.equal(readiness?.status, 200);
+      const told = readiness?.dependencies.find(({ name }) => name === 'redis durability');
+      assert.match(told?.detail ?? '', /set appendfsync always, min-replicas-to-write 1 /);
+      assert.match(await service.metrics(), /^redis_durability_ok 0$/m);
+    });
   });
 });

@@ -84,6 +84,7 @@ export const createStampingBench = (tsu: SoftwareTsu, options: StampingBenchOpti
     connections: async () => 0,
     journalWaiting: () => ({ lane: 0, events: 0 }),
     journalEventsLost: () => 0,
+    journalWaitingMax: 20_000,
   });
   const id = createHash('sha256').update(tsu.identity.certificate.raw).digest('hex');
   const { clients } = options;

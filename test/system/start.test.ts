@@ -7,6 +7,7 @@ import { after, afterEach, describe, test } from 'node:test';
 import { Redis } from 'ioredis';
 import { homePaths } from '../../config/home.ts';
 import { laneKeys } from '../../queue/keys.ts';
+import { metricsInRules, rulesFile } from '../support/alert-rules.ts';
 import { opensslMissing, postQuery } from '../support/openssl-ts.ts';
 import { redisServerMissing } from '../support/redis-server.ts';
 import { isRunning, programMissing, runProgram, type Service, ServiceFolder, type StartOptions, until } from '../support/service.ts';
@@ -287,6 +288,17 @@ describe('operations', { skip }, () => {
       assert.equal(sample('supervised_up{process="signer"}'), 1);
       assert.equal(sample('supervised_restarts_total{process="signer"}'), 0);
       assert.match(text, /^process_resident_memory_bytes\{.*process="gateway".*\} \d+/m);
+      // The lifecycle process is not waited for at a start.
+      const asked = metricsInRules(readFileSync(rulesFile, 'utf8'));
+      let missing = asked;
+      await until(
+        () => `an alert rule asks for ${missing.join()}`,
+        async () => {
+          const served = new Set(Array.from((await service.metrics()).matchAll(/^# TYPE (\S+) /gm), ([, name]) => name));
+          missing = asked.filter((name) => !served.has(name));
+          return missing.length === 0;
+        },
+      );
       metricsText = text;
     });
   });
