@@ -80,6 +80,15 @@ const addConfigCommands = (program: Command): void => {
       const { showConfig } = await import('./commands/config.ts');
       showConfig(options);
     });
+  config
+    .command('digest')
+    .description('print the SHA-256 of the configuration in force, as the journal has it in service.started (configSha256)')
+    .option('--text', 'print the text that it is the digest of instead, secrets not masked')
+    .addHelpText('after', example('config digest', 'config digest --text | sha256sum'))
+    .action(async (options: { text?: true }) => {
+      const { showConfigDigest } = await import('./commands/config.ts');
+      showConfigDigest(options);
+    });
 };
 
 const addClientCommands = (program: Command): void => {

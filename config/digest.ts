@@ -1,4 +1,7 @@
-/** A fingerprint of the configuration in force, for the journal. */
+/**
+ * A fingerprint of the configuration in force, for the journal: SHA-256 of its one text, the JSON Canonicalization Scheme (RFC 8785) of
+ * the configuration with its defaults. No key of the schema looks like a number, which JavaScript would put before the others.
+ */
 import { hash } from 'node:crypto';
 import type { Config } from './schema.ts';
 
@@ -10,7 +13,7 @@ const sorted = (_key: string, value: unknown): unknown =>
     ? Object.fromEntries(Object.entries(value).toSorted(([a], [b]) => compare(a, b)))
     : value;
 
-/** The configuration with its defaults as JSON without blanks, keys sorted. It holds no secrets, only the names of their files. */
+/** The configuration with its defaults as JSON without blanks, keys sorted. Nothing is masked: a URL in it may hold a password. */
 export const canonicalConfig = (config: Config): string => JSON.stringify(config, sorted);
 
 /** SHA-256 of `canonicalConfig`. */

@@ -1,5 +1,6 @@
-/** `sigillo config check` and `sigillo config show`. */
+/** `sigillo config check`, `sigillo config show` and `sigillo config digest`. */
 import { stringify } from 'yaml';
+import { canonicalConfig, configDigest } from '../../config/digest.ts';
 import { SigilloError } from '../../config/errors.ts';
 import { loadConfig } from '../../config/load.ts';
 
@@ -43,4 +44,13 @@ export const checkConfig = (): boolean => {
 export const showConfig = (options: { readonly json?: true }): void => {
   const shown = maskSecrets(loadConfig());
   process.stdout.write(options.json ? `${JSON.stringify(shown, null, 2)}\n` : stringify(shown));
+};
+
+/**
+ * Prints what `service.started` carries as `configSha256`, or the text that it is the digest of: without a newline, so that
+ * `sha256sum` makes the same of it, and without masks. @throws CONFIG_* when there is none
+ */
+export const showConfigDigest = (options: { readonly text?: true }): void => {
+  const config = loadConfig();
+  process.stdout.write(options.text ? canonicalConfig(config) : `${configDigest(config).toString('hex')}\n`);
 };

@@ -1,4 +1,5 @@
 import assert from 'node:assert/strict';
+import { createHash } from 'node:crypto';
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -6,6 +7,14 @@ import { after, describe, test } from 'node:test';
 import { parse } from 'yaml';
 import { maskSecrets } from '../../bin/commands/config.ts';
 import { runSigillo } from '../support/run-sigillo.ts';
+
+/** RFC 8785, for what has neither numbers beyond 2^53 nor keys that look like numbers. */
+const canonicalJson = (value: unknown): string => {
+  if (Array.isArray(value)) return `[${value.map(canonicalJson).join(',')}]`;
+  if (typeof value !== 'object' || value === null) return JSON.stringify(value);
+  const members = Object.entries(value).toSorted(([a], [b]) => (a < b ? -1 : 1));
+  return `{${members.map(([key, item]) => `${JSON.stringify(key)}:${canonicalJson(item)}`).join(',')}}`;
+};
 
 describe('sigillo config', () => {
   const folder = mkdtempSync(join(tmpdir(), 'sigillo-config-'));
@@ -56,6 +65,19 @@ describe('sigillo config', () => {
     assert.deepEqual([shown.public.port, shown.ops.port, shown.timestamp.algorithm], [9_000, 9_001, 'ec-p256']);
   });
 
+  test('digest: of a text that others can make of what `show` says', async () => {
+    const environment = { ...withFile('ops: {port: 9001}\n'), SIGILLO_PORT: '9000' };
+    const digest = await runSigillo(['config', 'digest'], environment);
+    assert.deepEqual([digest.code, digest.stderr], [0, '']);
+    const text = await runSigillo(['config', 'digest', '--text'], environment);
+    assert.equal(`${createHash('sha256').update(text.stdout).digest('hex')}\n`, digest.stdout);
+    const shown = await runSigillo(['config', 'show', '--json'], environment);
+    assert.equal(text.stdout, canonicalJson(JSON.parse(shown.stdout)), 'nothing is masked in this one');
+    const other = await runSigillo(['config', 'digest'], { ...environment, SIGILLO_PORT: '9002' });
+    assert.notEqual(other.stdout, digest.stdout);
+    assert.equal((await runSigillo(['config', 'digest'], { ...environment, SIGILLO_PORT: '0' })).code, 78);
+  });
+
   test('show masks what can hide a secret', () => {
     const masked = maskSecrets({
       redis: { url: 'rediss://app@redis.example:6380/0?password=x&db=1', passwordFile: '/run/secrets/redis' },
@@ -75,6 +97,7 @@ describe('sigillo config', () => {
       'signer',
       'config check',
       'config show',
+      'config digest',
       'client add',
       'client list',
       'client disable',

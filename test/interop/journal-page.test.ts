@@ -177,6 +177,19 @@ describe('the lines for the shell in docs/journal.md', { skip }, () => {
   test('verifying without Sigillo', async () => {
     assert.equal((await works('python3 ')).match(/^valid: /gm)?.length, 3);
   });
+  test('the test vectors, judged without Sigillo', async () => {
+    const vectors = JSON.parse(/^```json\n([^`]*)^```/m.exec(page)?.[1] ?? '') as Record<string, unknown>;
+    const key = createPublicKey({ key: Buffer.from(vectors['key'] as string, 'base64'), format: 'der', type: 'spki' });
+    file('vectors.pem', key.export({ format: 'pem', type: 'spki' }));
+    file('vectors-2.txt', (vectors['checkpoints'] as Record<string, string>)['2'] as string);
+    for (const name of ['inclusion', 'consistency']) file(`vectors-${name}.json`, JSON.stringify(vectors[name]));
+    const { code, stdout, stderr } = await run(
+      `python3 verify-journal.py inclusion vectors-inclusion.json --key vectors.pem
+       python3 verify-journal.py consistency vectors-consistency.json --key vectors.pem --old vectors-2.txt`,
+    );
+    assert.equal(code, 0, stderr);
+    assert.equal(stdout.match(/^valid: /gm)?.length, 2);
+  });
   test('there are no others', () => {
     assert.deepEqual(
       snippets.filter((one) => !used.has(one)),

@@ -1,7 +1,4 @@
 import assert from 'node:assert/strict';
-import { createHash } from 'node:crypto';
-import { readFileSync } from 'node:fs';
-import { join } from 'node:path';
 import { describe, test } from 'node:test';
 import { decode, encode, rfc8949EncodeOptions } from 'cborg';
 import { type ChainHead, emptyChain, followChain, headBehind, type SealedEvent, sealEvent } from '../../../observability/journal/chain.ts';
@@ -48,31 +45,6 @@ describe('the octets of an event', () => {
       });
     }
   }
-
-  test('the test vectors of docs/journal.md', () => {
-    const page = readFileSync(join(import.meta.dirname, '../../../docs/journal.md'), 'utf8');
-    const vectors = JSON.parse(/```json\n([^`]*)```/.exec(page)?.[1] ?? '') as {
-      entries: { octets: string; hash: string }[];
-      root: string;
-    };
-    const common = { clock: 'unverified', node: 'node-1', role: 'system', actor: 'signer', subject: 'signer', outcome: 'success' } as const;
-    const configSha256 = createHash('sha256').update('config').digest();
-    const sealed = sealAll([
-      { ...common, kind: 'service.started', unixMicros: 1_795_305_600_000_000, detail: { version: '0.1.0', configSha256 } },
-      { ...common, kind: 'service.stopped', unixMicros: 1_795_305_660_000_000, detail: { reason: 'SIGTERM' } },
-    ]);
-    assert.deepEqual(
-      sealed.map(({ octets, hash }) => ({ octets: octets.toString('hex'), hash: hash.toString('hex') })),
-      vectors.entries,
-    );
-    const sha256 = (...parts: (Buffer | string)[]): string =>
-      parts
-        .reduce((hash, part) => hash.update(typeof part === 'string' ? Buffer.from(part, 'hex') : part), createHash('sha256'))
-        .digest('hex');
-    for (const { octets, hash } of vectors.entries) assert.equal(sha256('00', octets), hash);
-    assert.equal(sha256('01', ...vectors.entries.map(({ hash }) => hash)), vectors.root);
-    assert.match(page, new RegExp(Buffer.from(vectors.root, 'hex').toString('base64').replaceAll('+', '\\+')));
-  });
 
   test('hostile octets are read or refused, never anything else', () => {
     const { octets } = sealEvent(emptyChain, draftOf('timestamp.issued', { optional: true }));
