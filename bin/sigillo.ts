@@ -1,7 +1,7 @@
 /**
  * The command line: `sigillo COMMAND`. Each command loads its own parts when it runs, so that none pays for another.
  *
- * Exit codes: 0 done; 1 something failed, was not found, or is not valid; 64 wrong usage and 78 wrong configuration (sysexits.h).
+ * Exit codes: 0 done; 1 something failed, was not found, is not valid, or not signed; 64 wrong usage and 78 wrong configuration (sysexits.h).
  */
 import { Command, CommanderError } from 'commander';
 import type { AddClientOptions, ClientCommandOptions } from './commands/client.ts';

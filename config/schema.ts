@@ -218,6 +218,14 @@ const timeSchema = z.strictObject({
 
 const months = z.int().min(1).max(1_200);
 
+const checkpointSchema = z.strictObject({
+  /** A checkpoint is made when so much time has passed, or so many entries have come, since the last. */
+  seconds: z.int().min(1).max(86_400).default(10),
+  events: z.int().min(1).max(10_000_000).default(100_000),
+});
+/** How often checkpoints are made when the configuration says nothing: what is assumed of a journal from elsewhere. */
+export const checkpointDefaults = checkpointSchema.parse({});
+
 const journalSchema = z.strictObject({
   /**
    * What a granted answer means: `fsync`, its entry is on the disk of Redis; `everysec`, it is there within a second. The embedded
@@ -268,13 +276,7 @@ const journalSchema = z.strictObject({
       megabytesMax: z.int().min(1).max(10_000_000).default(16_384),
     })
     .prefault({}),
-  checkpoint: z
-    .strictObject({
-      /** A checkpoint is made when so much time has passed, or so many entries have come, since the last. */
-      seconds: z.int().min(1).max(86_400).default(10),
-      events: z.int().min(1).max(10_000_000).default(100_000),
-    })
-    .prefault({}),
+  checkpoint: checkpointSchema.prefault({}),
   /** How long entries are kept, in months by class. */
   retentionMonths: z
     .strictObject({

@@ -1,11 +1,14 @@
 /** What `sigillo journal verify` says: for people, and as JSON. */
 import type { BundleValid } from '../../observability/journal/verify-bundle.ts';
+import type { CoverVerdict } from '../../observability/journal/verify-cover.ts';
 import type { JournalFault } from '../../observability/journal/verify-places.ts';
 import type { JournalValid, JournalVerdict } from '../../observability/journal/verify-run.ts';
 import { printable } from './printable.ts';
 
 export interface VerifyRun {
   readonly verdict: JournalVerdict;
+  /** Whether signatures reach far enough; undefined when something is wrong anyway, and for a bundle, which one covers. */
+  readonly cover: CoverVerdict | undefined;
   /** Checkpoints held elsewhere that the journal was compared with; undefined for a bundle, which has its own. */
   readonly anchors: number | undefined;
   /** There were roots to verify timestamps with. */
@@ -41,19 +44,38 @@ const anchorsText = (anchors: number): string =>
     ? 'no checkpoint: that entries were cut off at the end would not be noticed'
     : `${anchors} ${anchors === 1 ? 'checkpoint, and it agrees' : 'checkpoints, and they agree'}`;
 
+const uncoveredText = ({ entries, seconds }: CoverVerdict): string =>
+  `${number(entries)} entries, which span ${number(Math.round(seconds))} s`;
+
+/** Why nobody can rely on what is valid in itself. */
+const unsignedWhy = (cover: CoverVerdict): string =>
+  `no signed checkpoint covers any of ${uncoveredText(cover)}: all of them can have been made anew`;
+
+const warningsOf = ({ cover }: VerifyRun): string[] =>
+  cover?.kind === 'late' ? [`no checkpoint covers the last ${uncoveredText(cover)}: that is more than the settings allow`] : [];
+
+const coveredText = ({ from, to, unanchored }: JournalValid): string => {
+  if (unanchored === 0) return 'all by signed checkpoints';
+  return unanchored === to - from
+    ? 'none by a signed checkpoint yet'
+    : `all but the last ${number(unanchored)}, which no checkpoint covers yet`;
+};
+
 const describeValid = (verdict: JournalValid, run: VerifyRun): string => {
-  const { from, to, entries, expired, root, unanchored, expiryUnproven } = verdict;
+  const { from, to, entries, expired, root, expiryUnproven } = verdict;
   const range = to === from ? 'none' : `${from} to ${to - 1}`;
   const rows: [string, string][] = [
     ['entries', `${range} (${number(entries)} read, ${number(expired)} expired)`],
-    ['covered', unanchored === 0 ? 'all by signed checkpoints' : `all but the last ${number(unanchored)}, which no checkpoint covers yet`],
+    ['covered', coveredText(verdict)],
+    ...warningsOf(run).map((warning): [string, string] => ['warning', warning]),
     ['timestamps', timestampsText(verdict, run.trusted)],
     ...(run.anchors === undefined ? [] : [['elsewhere', anchorsText(run.anchors)] as [string, string]]),
     ...(expiryUnproven.length === 0 ? [] : [['expiry', `not proven by what was read: ${expiryUnproven.join(', ')}`] as [string, string]]),
     ['root', hexOf(root)],
     ['speed', `${number(speedOf(run))} entries/s, ${run.seconds.toFixed(1)} s`],
   ];
-  return `journal: valid\n${rows.map(([name, text]) => `  ${name.padEnd(10)}  ${printable(text)}\n`).join('')}`;
+  const headline = run.cover?.kind === 'unsigned' ? `NOT SIGNED: ${unsignedWhy(run.cover)}` : 'valid';
+  return `journal: ${headline}\n${rows.map(([name, text]) => `  ${name.padEnd(10)}  ${printable(text)}\n`).join('')}`;
 };
 
 /** Lines for people. */
@@ -65,13 +87,13 @@ export const describeVerdict = (run: VerifyRun): string => {
 
 /** As JSON: hashes in hexadecimal. */
 export const verdictJson = (run: VerifyRun): Record<string, unknown> => {
-  const { verdict, anchors, trusted, seconds } = run;
+  const { verdict, cover, anchors, trusted, seconds } = run;
   if (verdict.kind === 'fault') return { ...verdict };
-  const { kind, from, to, entries, expired, checkpoints, unanchored, expiryUnproven } = verdict;
+  const { from, to, entries, expired, checkpoints, unanchored, expiryUnproven } = verdict;
   const timestamped = isBundle(verdict) ? Number(verdict.checkpointTime !== undefined) : verdict.timestamped;
   const lastTimestamp = isBundle(verdict) ? verdict.checkpointTime : verdict.lastTimestamp;
   return {
-    kind,
+    ...(cover?.kind === 'unsigned' ? { kind: 'unsigned', why: unsignedWhy(cover) } : { kind: verdict.kind }),
     from,
     to,
     entries,
@@ -81,6 +103,8 @@ export const verdictJson = (run: VerifyRun): Record<string, unknown> => {
     lastTimestamp: lastTimestamp?.toISOString() ?? null,
     anchors: anchors ?? null,
     unanchored,
+    unanchoredSeconds: cover === undefined ? null : Number(cover.seconds.toFixed(3)),
+    warnings: warningsOf(run),
     expiryUnproven,
     head: hexOf(verdict.head.hash),
     root: hexOf(verdict.root),

@@ -7,12 +7,13 @@ import { readFile } from 'node:fs/promises';
 import { SigilloError } from '../../config/errors.ts';
 import { homePaths } from '../../config/home.ts';
 import { loadConfig } from '../../config/load.ts';
-import type { Config } from '../../config/schema.ts';
+import { type Config, checkpointDefaults } from '../../config/schema.ts';
 import { publishedChains } from '../../observability/journal/checkpoint-events.ts';
 import { openJournal, openJournalFolder } from '../../observability/journal/open-journal.ts';
 import { JournalReader } from '../../observability/journal/reader.ts';
 import { verifyJournal } from '../../observability/journal/verify.ts';
 import { verifyBundle } from '../../observability/journal/verify-bundle.ts';
+import { judgeCover } from '../../observability/journal/verify-cover.ts';
 import type { JournalVerdict } from '../../observability/journal/verify-run.ts';
 import { tokenVerifier } from '../../observability/journal/verify-token.ts';
 import { journalKeys } from '../../queue/keys.ts';
@@ -84,7 +85,7 @@ const rootsOf = async ({ trust }: VerifyJournalOptions, config: Config): Promise
   return isThere ? readCertificates(trustFile(trust)) : undefined;
 };
 
-type Checked = Pick<VerifyRun, 'verdict' | 'anchors' | 'trusted'>;
+type Checked = Pick<VerifyRun, 'verdict' | 'anchors' | 'trusted' | 'cover'>;
 
 const verifyStore = async (config: Config, options: VerifyJournalOptions, progress: EntryProgress): Promise<Checked> => {
   const { from, to, store } = options;
@@ -99,17 +100,22 @@ const verifyStore = async (config: Config, options: VerifyJournalOptions, progre
   const journal = store === undefined ? await openJournal(config) : await openJournalFolder(store);
   try {
     const { chains, unreadable } = await publishedChains(journal.client);
-    const verdict = await verifyJournal(new JournalReader(journal.client), {
+    const reader = new JournalReader(journal.client);
+    const now = new Date();
+    const verdict = await verifyJournal(reader, {
       ...range,
       keys,
       anchors,
       verifyToken: roots === undefined ? undefined : tokenVerifier(roots, chains),
       unreadable,
       ...(store === undefined ? { retentionMonths: config.journal.retentionMonths } : {}),
-      now: new Date(),
+      now,
       onProgress: progress.update,
     });
-    return { verdict, anchors: anchors.length, trusted: roots !== undefined };
+    // What is known of the service is known of its own store only.
+    const rules = store === undefined ? { interval: config.journal.checkpoint, now } : { interval: checkpointDefaults };
+    const cover = verdict.kind === 'valid' ? await judgeCover(reader, verdict, rules) : undefined;
+    return { verdict, cover, anchors: anchors.length, trusted: roots !== undefined };
   } finally {
     await journal.close();
   }
@@ -136,10 +142,11 @@ const verifyFile = async (file: string, config: Config, options: VerifyJournalOp
   } finally {
     chunks.destroy();
   }
-  return { verdict, anchors: undefined, trusted: roots !== undefined };
+  // The checkpoint in it covers all of it.
+  return { verdict, cover: undefined, anchors: undefined, trusted: roots !== undefined };
 };
 
-/** Verifies and says what came of it; false when something is wrong. @throws USAGE, CONFIG_*, CERTIFICATE_INVALID, JOURNAL_STORE_UNAVAILABLE */
+/** Verifies and says what came of it; false when something is wrong, or nothing is signed. @throws USAGE, CONFIG_*, CERTIFICATE_INVALID, JOURNAL_STORE_UNAVAILABLE */
 export const verifyStoredJournal = async (options: VerifyJournalOptions): Promise<boolean> => {
   const config = loadConfig();
   const progress = await createEntryProgress('verified');
@@ -155,5 +162,5 @@ export const verifyStoredJournal = async (options: VerifyJournalOptions): Promis
   }
   const run: VerifyRun = { ...checked, seconds: (performance.now() - startedAt) / 1_000 };
   process.stdout.write(options.json ? `${JSON.stringify(verdictJson(run), null, 2)}\n` : describeVerdict(run));
-  return run.verdict.kind === 'valid';
+  return run.verdict.kind === 'valid' && run.cover?.kind !== 'unsigned';
 };

@@ -1,6 +1,7 @@
 /** What a writer of the journal needs from the process around it, and what it tells that process. */
 import type { RedisClient } from '../../queue/redis.ts';
 import type { SealedEvent } from './chain.ts';
+import type { EventDraft } from './events.ts';
 import type { MerkleTree } from './merkle.ts';
 import type { TellClock } from './recorder.ts';
 import type { Spool } from './spool.ts';
@@ -52,3 +53,7 @@ export interface JournalSnapshot {
 
 /** Client name under which the journal has its checkpoints stamped; no client can have it, because of the blank. */
 export const journalClient = 'sigillo journal';
+
+/** Whether an event is a reason for a checkpoint: what the journal tells of itself is none, nor is the stamp of the last checkpoint. */
+export const asksForCheckpoint = ({ kind, actor }: Pick<EventDraft, 'kind' | 'actor'>): boolean =>
+  !kind.startsWith('journal.') && actor !== journalClient;

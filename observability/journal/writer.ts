@@ -21,7 +21,7 @@ import { insertSurely, shipSpool } from './shipping.ts';
 import { JournalSources, type SourceEntry } from './sources.ts';
 import type { SpoolBlock } from './spool.ts';
 import type { JournalStore, StoredEvent } from './store.ts';
-import { type JournalSnapshot, journalClient, type WriterOptions } from './writer-options.ts';
+import { asksForCheckpoint, type JournalSnapshot, type WriterOptions } from './writer-options.ts';
 import { type WriterState, writeWriterState } from './writer-state.ts';
 
 /** Nothing that only one may do is begun with less of the lease left; an insert may take that long and still be under way when it ends. */
@@ -251,7 +251,7 @@ export class JournalWriter {
     this.#head = head;
     this.#tree = tree;
     this.#behindTree?.push(...block.map(({ hash }) => hash));
-    this.#foreign += block.filter(({ event }) => !event.kind.startsWith('journal.') && event.actor !== journalClient).length;
+    this.#foreign += block.filter(({ event }) => asksForCheckpoint(event)).length;
     if (stored) {
       this.#storeHead = head;
       this.#options.onStored(block);

@@ -1,105 +1,24 @@
-/** The commands run as children, because one process alone can have the folder of the engine open. */
+/** `sigillo journal search`, `stats` and `export`; `verify` is in journal-verify-command.test.ts. */
 import assert from 'node:assert/strict';
 import { type SpawnSyncReturns, spawnSync } from 'node:child_process';
-import { createPublicKey } from 'node:crypto';
-import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
-import { after, before, describe, test } from 'node:test';
-import type { Redis } from 'ioredis';
-import { operatorName } from '../../bin/commands/operator.ts';
-import { homePaths } from '../../config/home.ts';
+import { describe, test } from 'node:test';
 import { embeddedClient } from '../../observability/journal/clickhouse.ts';
-import { decodeDrafts } from '../../observability/journal/draft-block.ts';
 import { type LocalServer, serveLocally } from '../../observability/journal/local-server.ts';
-import { noOrigin } from '../../observability/journal/origin.ts';
-import { journalKeys } from '../../queue/keys.ts';
-import {
-  editedOctets,
-  journalKey,
-  noteOf,
-  origin,
-  TamperedStore,
-  TestJournal,
-  TestPki,
-  testTsu,
-} from '../observability/journal/signed-journal.ts';
-import { redisServerMissing, startTestRedis, type TestRedis } from '../support/redis-server.ts';
+import { origin } from '../observability/journal/signed-journal.ts';
+import { redisServerMissing } from '../support/redis-server.ts';
 import { type CommandResult, runSigillo } from '../support/run-sigillo.ts';
 import { rsa } from '../support/timestamp-world.ts';
-import { temporaryFolder } from '../support/token-home.ts';
+import { journalHome } from './journal-home.ts';
 
-const begin = Date.UTC(2027, 0, 10);
 const isoOf = (micros: number): string =>
   `${new Date(Math.floor(micros / 1_000)).toISOString().replace('Z', '')}${String(micros % 1_000).padStart(3, '0')}Z`;
 const linesOf = (text: string): string[] => text.split('\n').filter((line) => line !== '');
 
 describe('sigillo journal', { skip: redisServerMissing() }, () => {
-  const folder = temporaryFolder();
-  const home = join(folder.path, 'home');
-  const paths = homePaths(home);
-  const pki = new TestPki();
-  const key = journalKey();
-  const journal = new TestJournal(key, begin);
-  let server: TestRedis;
-  let redis: Redis;
-  /** Size of the last checkpoint. */
-  let covered = 0;
-
-  before(async () => {
-    server = await startTestRedis();
-    redis = server.connect();
-    const tsu = testTsu(pki);
-    journal.append({ kind: 'tsu.published', detail: { chain: tsu.chain }, subject: 'tsu' });
-    for (let i = 0; i < 200; i += 1) {
-      if (i % 50 === 49) {
-        const checkpoint = journal.checkpoint(tsu.stamp);
-        covered = journal.size;
-        journal.append(checkpoint);
-      }
-      if (i % 20 === 0)
-        journal.append({ kind: 'time.state', detail: { from: 'good', to: 'unknown' }, subject: 'node-1', outcome: 'failure' });
-      else journal.stamp();
-    }
-    mkdirSync(paths.journalFolder, { recursive: true });
-    mkdirSync(paths.pkiFolder, { recursive: true });
-    const store = await TamperedStore.open(await embeddedClient(paths.journalFolder));
-    await store.store.insert(journal.sealed.map((sealed) => ({ ...sealed, origin: noOrigin })));
-    await store.store.close();
-    const pem = createPublicKey({ key: Buffer.from(key.spki), format: 'der', type: 'spki' }).export({ format: 'pem', type: 'spki' });
-    writeFileSync(paths.journalKey, pem);
-    writeFileSync(paths.rootCertificate, readFileSync(join(pki.folder, 'root.pem')));
-  });
-  after(async () => {
-    await server?.close();
-    pki.close();
-    folder.remove();
-  });
-
-  const environment = (more: Record<string, string> = {}): Record<string, string> => ({
-    SIGILLO_HOME: home,
-    SIGILLO__REDIS: JSON.stringify({ mode: 'url', url: `unix://${server.socket}` }),
-    SIGILLO__JOURNAL__ORIGIN: origin,
-    ...more,
-  });
-  const run = (...parameters: string[]): Promise<CommandResult> => runSigillo(['journal', ...parameters], environment());
-  /** Without the home of the service: what an auditor has. */
-  const runElsewhere = (...parameters: string[]): Promise<CommandResult> =>
-    runSigillo(['journal', ...parameters], { SIGILLO_HOME: join(folder.path, 'elsewhere') });
-  /** Readings that were recorded since the last call. */
-  const readings = async (): Promise<unknown[]> => {
-    const entries = await redis.xrangeBuffer(journalKeys.events, '-', '+');
-    await redis.del(journalKeys.events);
-    return entries.flatMap(([, fields]) =>
-      decodeDrafts(fields[1] as Buffer).map(({ kind, subject, role, actor, detail }) => ({ kind, subject, role, actor, detail })),
-    );
-  };
-  const reading = (subject: string, query: string, entries: number): unknown => ({
-    kind: 'journal.read',
-    subject,
-    role: 'operator',
-    actor: operatorName(),
-    detail: { query, entries },
-  });
+  const world = journalHome();
+  const { folder, paths, pki, journal, environment, run, runElsewhere, readings, reading } = world;
 
   describe('search', () => {
     test('as JSON, newest first; the reading is recorded', async () => {
@@ -239,120 +158,6 @@ describe('sigillo journal', { skip: redisServerMissing() }, () => {
     });
   });
 
-  describe('verify', () => {
-    interface Verdict {
-      readonly kind: string;
-      readonly fault?: string;
-      readonly at?: number;
-      readonly entries?: number;
-      readonly timestamped?: number;
-      readonly anchors?: number;
-      readonly to?: number;
-      readonly unanchored?: number;
-      readonly entriesPerSecond?: number;
-    }
-    const verdictOf = async (result: Promise<CommandResult>): Promise<[number, Verdict]> => {
-      const { code, stdout, stderr } = await result;
-      assert.notEqual(stdout, '', stderr);
-      return [code, JSON.parse(stdout) as Verdict];
-    };
-
-    test('the whole journal, for people and as JSON; it is no reading', async () => {
-      await readings();
-      const { code, stdout, stderr } = await run('verify');
-      assert.equal(code, 0, stderr);
-      assert.match(stdout, /^journal: valid\n/);
-      assert.match(stdout, new RegExp(`entries +0 to ${journal.size - 1} \\(${journal.size} read, 0 expired\\)`));
-      assert.match(stdout, /timestamps +4 of 4 checkpoints, the last of 2027-01-10T/);
-      assert.match(stdout, /elsewhere +no checkpoint/);
-      assert.match(stdout, /entries\/s/);
-      const [, verdict] = await verdictOf(run('verify', '--json'));
-      assert.deepEqual([verdict.kind, verdict.entries, verdict.timestamped, verdict.anchors], ['valid', journal.size, 4, 0]);
-      assert.equal(verdict.unanchored, journal.size - covered);
-      assert.ok((verdict.entriesPerSecond ?? 0) > 0);
-      assert.deepEqual(await readings(), []);
-    });
-
-    test('a range, between the checkpoints around it', async () => {
-      const [code, verdict] = await verdictOf(run('verify', '--from', '60', '--to', '80', '--json'));
-      assert.equal(code, 0);
-      assert.ok((verdict.entries ?? 0) < 120 && (verdict.to ?? 0) >= 80, JSON.stringify(verdict));
-    });
-
-    test('a copy in the hands of an auditor, with key and roots', async () => {
-      const trust = ['--key', paths.journalKey, '--origin', origin, '--trust', paths.rootCertificate];
-      const [code, verdict] = await verdictOf(runElsewhere('verify', '--store', paths.journalFolder, ...trust, '--json'));
-      assert.deepEqual([code, verdict.kind, verdict.timestamped], [0, 'valid', 4]);
-      const untrusted = await runElsewhere('verify', '--store', paths.journalFolder, ...trust.slice(0, 4));
-      assert.match(untrusted.stdout, /timestamps +not verified/);
-      const keyless = await runElsewhere('verify', '--store', paths.journalFolder);
-      assert.equal(keyless.code, 78);
-      assert.match(keyless.stderr, /--key/);
-    });
-
-    test('checkpoints that are held elsewhere: a file, beside the store, in Redis', async () => {
-      const { note } = journal.sealed.find(({ event }) => event.subject === String(covered))!.event.detail as { note: string };
-      const file = join(folder.path, 'checkpoint');
-      writeFileSync(file, note);
-      assert.equal((await verdictOf(run('verify', '--checkpoint', file, '--json')))[1].anchors, 1);
-
-      const beyond = noteOf(key, journal.size + 5, Buffer.alloc(32, 1));
-      const truncated = async (): Promise<void> => {
-        const [code, verdict] = await verdictOf(run('verify', '--json'));
-        assert.deepEqual([code, verdict.fault, verdict.at], [1, 'truncated', journal.size]);
-      };
-      const published = JSON.stringify({ size: journal.size + 5, note: beyond, token: null });
-      writeFileSync(paths.journalCheckpoint, published);
-      await truncated();
-      rmSync(paths.journalCheckpoint);
-      await redis.set(journalKeys.checkpoint, published);
-      await truncated();
-      await redis.del(journalKeys.checkpoint);
-
-      writeFileSync(file, noteOf(journalKey(), 5, Buffer.alloc(32)));
-      const [code, verdict] = await verdictOf(run('verify', '--checkpoint', file, '--json'));
-      assert.deepEqual([code, verdict.fault], [1, 'anchor-signature']);
-      writeFileSync(file, '{"note": 5}');
-      assert.equal((await run('verify', '--checkpoint', file)).code, 78);
-    });
-
-    test('another key: the place and the name of the fault', async () => {
-      const other = join(folder.path, 'other.pem');
-      const { spki } = journalKey();
-      writeFileSync(
-        other,
-        createPublicKey({ key: Buffer.from(spki), format: 'der', type: 'spki' }).export({ format: 'pem', type: 'spki' }),
-      );
-      const { code, stdout } = await run('verify', '--key', other);
-      assert.equal(code, 1);
-      assert.match(stdout, /^journal: NOT VALID: checkpoint-signature at entry \d+: /);
-      // A key that the journal had before stands beside the one that it has.
-      assert.equal((await run('verify', '--key', other, '--key', paths.journalKey)).code, 0);
-    });
-
-    for (const [name, at, tamper] of [
-      [
-        'altered',
-        70,
-        (store: TamperedStore) => store.replace(70, { event: journal.sealed[70]!.event, octets: editedOctets(journal.sealed[70]!.event) }),
-      ],
-      ['missing', 71, (store: TamperedStore) => store.delete('sequence = 71')],
-    ] as const) {
-      test(`an entry that is ${name}: exit status 1, and the place`, async () => {
-        const copy = join(folder.path, `copy-${name}`);
-        cpSync(paths.journalFolder, copy, { recursive: true });
-        const store = await TamperedStore.open(await embeddedClient(copy));
-        await tamper(store);
-        await store.store.close();
-        const trust = ['--store', copy, '--key', paths.journalKey, '--origin', origin];
-        const [code, verdict] = await verdictOf(runElsewhere('verify', ...trust, '--json'));
-        assert.deepEqual([code, verdict.kind, verdict.fault, verdict.at], [1, 'fault', name, at]);
-        const { stdout } = await runElsewhere('verify', ...trust);
-        assert.match(stdout, new RegExp(`^journal: NOT VALID: ${name} .*${at}`));
-      });
-    }
-  });
-
   describe('export', () => {
     const verifyBundle = (file: string): Promise<CommandResult> =>
       runElsewhere('verify', '--bundle', file, '--key', paths.journalKey, '--origin', origin, '--trust', paths.rootCertificate);
@@ -384,7 +189,7 @@ describe('sigillo journal', { skip: redisServerMissing() }, () => {
 
     test('all that a checkpoint covers, or what is of a time', async () => {
       const out = join(folder.path, 'all.bundle');
-      assert.match((await run('export', '--out', out)).stdout, new RegExp(`entries 0 to ${covered - 1}, `));
+      assert.match((await run('export', '--out', out)).stdout, new RegExp(`entries 0 to ${world.covered - 1}, `));
       const again = await run('export', '--out', out);
       assert.equal(again.code, 64);
       assert.match(again.stderr, /--force/);
@@ -396,7 +201,7 @@ describe('sigillo journal', { skip: redisServerMissing() }, () => {
     test('what cannot be exported leaves no file', async () => {
       const out = join(folder.path, 'none.bundle');
       for (const [code, ...parameters] of [
-        [1, '--to', String(covered + 1)],
+        [1, '--to', String(world.covered + 1)],
         [64, '--from', '50', '--to', '50'],
         [64, '--from', 'x'],
         [64, '--from', '2100-01-01'],
