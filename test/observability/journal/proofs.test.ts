@@ -5,12 +5,12 @@ import {
   checkpointAtMost,
   latestCheckpoint,
   listCheckpoints,
-  publishedChains,
 } from '../../../observability/journal/checkpoint-events.ts';
 import { embeddedClient } from '../../../observability/journal/clickhouse.ts';
 import { MerkleTree, verifyConsistency, verifyInclusion } from '../../../observability/journal/merkle.ts';
 import { consistencyProof, inclusionProof } from '../../../observability/journal/proofs.ts';
 import { JournalReader } from '../../../observability/journal/reader.ts';
+import { publishedChains } from '../../../observability/journal/told-events.ts';
 import { resumeTree, storedTree, subtreeHashes, TreeRecorder } from '../../../observability/journal/tree-store.ts';
 import { temporaryFolder } from '../../support/token-home.ts';
 import { journalKey, TamperedStore, TestJournal } from './signed-journal.ts';
