@@ -277,7 +277,7 @@ const journalSchema = z.strictObject({
     })
     .prefault({}),
   checkpoint: checkpointSchema.prefault({}),
-  /** How long entries are kept, in months by class. */
+  /** How long entries are kept, in months by class; `certificate` at least as long as the others, which it is needed to explain. */
   retentionMonths: z
     .strictObject({
       certificate: months.default(240),
@@ -314,6 +314,15 @@ const crossChecks = (config: z.infer<typeof objectSchema>, context: z.Refinement
       if (config.journal[key] !== undefined)
         context.addIssue({ code: 'custom', path: ['journal', key], message: 'is for a server: set journal.url' });
     }
+  }
+  const { certificate, ...others } = config.journal.retentionMonths;
+  const longest = Math.max(...Object.values(others));
+  if (certificate < longest) {
+    context.addIssue({
+      code: 'custom',
+      path: ['journal', 'retentionMonths', 'certificate'],
+      message: `must be at least that of every other class (${longest}): it holds the certificates and checkpoints that prove the others`,
+    });
   }
   if (config.hsm.mode === 'module') {
     const labels = config.hsm.slots.map((slot) => slot.label);

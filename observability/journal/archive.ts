@@ -13,6 +13,7 @@ import { octetRows, type QueryParameters } from './clickhouse.ts';
 import { decodeEvent } from './event-encoding.ts';
 import type { JournalEvent } from './events.ts';
 import { imprintTail } from './store.ts';
+import { toldEvents } from './told-events.ts';
 
 /** A stamp as it was issued. */
 export interface ArchivedStamp {
@@ -179,17 +180,12 @@ export class TimestampArchive {
   }
 
   async #readChains(tsu: string): Promise<RecordedChains> {
-    const question = {
-      what: 'read the certificates of a TSU',
-      query: `SELECT octets FROM journal_events
-        WHERE retention = 'certificate' AND kind = 'tsu.published' AND subject = {tsu:String} ORDER BY sequence`,
-      parameters: { tsu },
-    };
-    const chains = (await octetRows(this.#client, question, 1)).map(([octets]) => {
-      const event = decodeEvent(octets as Buffer);
-      if (event.kind !== 'tsu.published') throw new SigilloError('JOURNAL_MALFORMED', `entry ${event.sequence} is no chain`);
-      return { sequence: event.sequence, certificates: splitDer(event.detail.chain) };
-    });
+    // By the number that it had first: what is told again behind all stamps was there before them.
+    const { told } = await toldEvents(this.#client, 'tsu.published', tsu);
+    const chains = told.map(({ event: { sequence, detail } }) => ({
+      sequence,
+      certificates: splitDer(detail.chain),
+    }));
     const recorded = { readAt: performance.now(), chains };
     if (chains.length > 0) {
       if (this.#chains.size >= chainsCachedMax) this.#chains.clear();

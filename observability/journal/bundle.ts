@@ -10,10 +10,11 @@ import { createHash } from 'node:crypto';
 import { z } from 'zod';
 import { SigilloError } from '../../config/errors.ts';
 import { type Checkpoint, type CheckpointKey, verifyCheckpoint } from './checkpoint.ts';
-import { checkpointAtLeast, publishedChains, type StoredCheckpoint } from './checkpoint-events.ts';
+import { checkpointAtLeast, type StoredCheckpoint } from './checkpoint-events.ts';
 import { eventOctetsMax, hashOctets } from './event-encoding.ts';
 import { consistencyProof } from './proofs.ts';
 import type { JournalReader, StoredPlace } from './reader.ts';
+import { publishedChains } from './told-events.ts';
 import { storedTree } from './tree-store.ts';
 import { chainFinder } from './verify-token.ts';
 

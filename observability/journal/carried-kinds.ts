@@ -64,6 +64,7 @@ const streamsOfKinds: Readonly<Record<EventKind, readonly EventStream[]>> = {
   'journal.checkpoint': byJournal,
   'journal.quarantined': byJournal,
   'journal.expired': byJournal,
+  'journal.retold': byJournal,
 };
 
 /** The kinds that a stream may carry. */

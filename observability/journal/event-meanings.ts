@@ -333,4 +333,9 @@ export const eventMeanings: { readonly [K in EventKind]: KindMeaning<K> } = {
       hashesSha256: 'SHA-256 of what stays: for each of them its sequence number in eight octets, big-endian, and its hash.',
     },
   },
+  'journal.retold': {
+    meaning: 'An entry that is still needed was told again before its partition went.',
+    subject: 'Subject of that entry.',
+    fields: { entry: 'That entry as it was, octet for octet; it is what it says only when its hash is that of its place.' },
+  },
 };

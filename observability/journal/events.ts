@@ -100,6 +100,11 @@ export const eventCatalogue = {
     retention: 'certificate',
     detail: { retention: 'text', first: 'unsigned', last: 'unsigned', entries: 'unsigned', lastHash: 'octets', hashesSha256: 'octets' },
   },
+  /**
+   * Subject of the entry that is told again: it is needed, and its partition goes. `entry` is that entry as it was, octet for octet; it
+   * is what it says only when its hash is that of its place.
+   */
+  'journal.retold': { retention: 'certificate', detail: { entry: 'octets' } },
 } as const satisfies Readonly<Record<string, KindEntry>>;
 
 export type EventKind = keyof typeof eventCatalogue;

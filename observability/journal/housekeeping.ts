@@ -127,7 +127,11 @@ export class Housekeeping {
           for (const partition of gone) this.#log.info({ partition }, 'journal: entries whose time is over are gone');
           pauseMs = expiryEveryMs;
         } catch (error) {
-          if (!signal.aborted) this.#complaints.say(error, 'journal: expired entries are still there');
+          if (error instanceof SigilloError && error.code === 'JOURNAL_STORE_DAMAGED') {
+            // That needs people; everything else that was over has gone.
+            this.#alarm(error.message);
+            pauseMs = expiryEveryMs;
+          } else if (!signal.aborted) this.#complaints.say(error, 'journal: expired entries are still there');
         }
       }
       await delay(pauseMs, undefined, { signal }).catch(() => undefined); // its end by the abort

@@ -206,15 +206,39 @@ export const storedTree = async (client: ClickHouseClient, size: number): Promis
   );
 };
 
-/** Entries whose subtrees at the lowest stored level are all in the table. */
+/** How many of the first so many subtrees of a level are there before the first that is not. */
+const firstGap = async (client: ClickHouseClient, level: number, subtrees: number): Promise<number> => {
+  const isWhole = async (upTo: number): Promise<boolean> => {
+    const question = {
+      what: 'look for gaps in the tree',
+      query: `SELECT toString(count()) FROM journal_tree FINAL WHERE level = ${level} AND number < ${upTo}`,
+    };
+    return Number((await octetRows(client, question, 1))[0]?.[0]?.toString()) === upTo;
+  };
+  if (await isWhole(subtrees)) return subtrees;
+  let [whole, torn] = [0, subtrees];
+  while (torn - whole > 1) {
+    const middle = Math.floor((whole + torn) / 2);
+    if (await isWhole(middle)) whole = middle;
+    else torn = middle;
+  }
+  return whole;
+};
+
+/** Entries whose subtrees are in the table at every stored level; what is behind a gap, which no crash can leave, is made again. */
 const coveredEntries = async (client: ClickHouseClient): Promise<number> => {
   const question = {
     what: 'read how far the tree is stored',
-    query: `SELECT toString(count()), toString(max(number)) FROM journal_tree FINAL WHERE level = ${levelsPerStep}`,
+    query: `SELECT toString(count()), toString(max(number)) FROM journal_tree WHERE level = ${levelsPerStep}`,
   };
-  const [count, last] = ((await octetRows(client, question, 2))[0] ?? []).map((text) => Number(text.toString()));
-  // With a gap, which no crash can leave, all of it is made again.
-  return count === undefined || last === undefined || count !== last + 1 ? 0 : count * nodesPerStep;
+  const [count = 0, last = 0] = ((await octetRows(client, question, 2))[0] ?? []).map((text) => Number(text.toString()));
+  let covered = count === 0 ? 0 : (last + 1) * nodesPerStep;
+  for (let level = levelsPerStep; covered >= 2 ** level; level += levelsPerStep) {
+    const subtrees = Math.floor(covered / 2 ** level);
+    const whole = await firstGap(client, level, subtrees);
+    if (whole < subtrees) covered = whole * 2 ** level;
+  }
+  return covered;
 };
 
 /** Grows the tree by stored entries. @throws JOURNAL_MALFORMED when one is missing */

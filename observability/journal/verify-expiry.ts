@@ -40,20 +40,33 @@ export class ExpiredPlaces {
   }
 }
 
-/** All that is stored of a partition. @throws JOURNAL_STORE_UNAVAILABLE */
-export const expiredPlaces = async ({ client }: JournalReader, partition: string): Promise<ExpiredPlaces> => {
-  const places = new ExpiredPlaces();
-  for (;;) {
+/** Reads all that is stored of a partition, in the order of the sequence numbers. @throws JOURNAL_STORE_UNAVAILABLE */
+export const eachExpiredPlace = async (
+  { client }: JournalReader,
+  partition: string,
+  take: (sequence: number, hash: Buffer) => void,
+): Promise<void> => {
+  for (let last = -1; ; ) {
     const question = {
       what: 'read what stays of expired entries',
       query: `SELECT toString(sequence), hash FROM journal_expired FINAL
         WHERE partition = {partition:String} AND sequence > {last:Int64} ORDER BY sequence LIMIT ${pageRows}`,
-      parameters: { partition, last: places.last },
+      parameters: { partition, last },
     };
     const rows = (await octetRows(client, question, 2)) as [Buffer, Buffer][];
-    for (const [sequence, hash] of rows) places.add(Number(sequence.toString()), hash);
-    if (rows.length < pageRows) return places;
+    for (const [sequence, hash] of rows) {
+      last = Number(sequence.toString());
+      take(last, hash);
+    }
+    if (rows.length < pageRows) return;
   }
+};
+
+/** All that is stored of a partition. @throws JOURNAL_STORE_UNAVAILABLE */
+export const expiredPlaces = async (reader: JournalReader, partition: string): Promise<ExpiredPlaces> => {
+  const places = new ExpiredPlaces();
+  await eachExpiredPlace(reader, partition, (sequence, hash) => places.add(sequence, hash));
+  return places;
 };
 
 export interface ExpiryRules {

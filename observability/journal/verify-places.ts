@@ -13,6 +13,7 @@ import { scanEntry } from './entry-scan.ts';
 import { decodeEvent, hashEvent, hashOctets } from './event-encoding.ts';
 import { MerkleTree } from './merkle.ts';
 import type { StoredPlace } from './reader.ts';
+import { retoldEntry } from './told-events.ts';
 import { ExpiredPlaces, type ExpiryEvent } from './verify-expiry.ts';
 import type { TokenVerifier } from './verify-token.ts';
 import { TreeWindow } from './verify-window.ts';
@@ -108,6 +109,15 @@ export interface PassCount {
   readonly anchored: number;
 }
 
+/** An expiry as the pass saw it told. */
+export interface SeenExpiry {
+  readonly event: ExpiryEvent;
+  /** Of that event. */
+  readonly octets: Buffer;
+  /** Only told again by another entry: that it is what was told first is to be proven. */
+  readonly isRetold: boolean;
+}
+
 /** What the pass saw of a partition that expired. */
 export interface SeenPartition {
   readonly places: ExpiredPlaces;
@@ -143,7 +153,7 @@ export class JournalPass {
   /** By name. */
   readonly partitions = new Map<string, SeenPartition>();
   /** The last for each partition. */
-  readonly expiries = new Map<string, ExpiryEvent>();
+  readonly expiries = new Map<string, SeenExpiry>();
 
   constructor(start: PassStart, options: PassOptions) {
     const { tree, hash } = start;
@@ -202,8 +212,7 @@ export class JournalPass {
     this.#wasEntry = true;
     this.#count.entries += 1;
     if (kind === 'journal.checkpoint') return this.#checkpoint(octets);
-    if (kind === 'journal.expired') this.#noteExpiry(octets);
-    return undefined;
+    return kind === 'journal.expired' || kind === 'journal.retold' ? this.#noteExpiry(octets) : undefined;
   }
 
   #misplaced(sequence: number): JournalFault {
@@ -236,9 +245,19 @@ export class JournalPass {
     this.#size += 1;
   }
 
-  #noteExpiry(octets: Buffer): void {
-    const event = decodeEvent(octets);
-    if (event.kind === 'journal.expired') this.expiries.set(event.subject, event);
+  #noteExpiry(octets: Buffer): JournalFault | undefined {
+    const teller = decodeEvent(octets);
+    // A copy: the octets are a part of a whole page.
+    const told = retoldEntry(teller) ?? { event: teller, octets: Buffer.from(octets) };
+    const { event } = told;
+    if (event.kind !== 'journal.expired') return undefined;
+    const known = this.expiries.get(event.subject);
+    if (known === undefined || known.event.sequence < event.sequence) {
+      this.expiries.set(event.subject, { event, octets: told.octets, isRetold: event !== teller });
+      return undefined;
+    }
+    if (known.event.sequence > event.sequence || sameOctets(known.octets, told.octets)) return undefined;
+    return faultAt('expiry-altered', teller.sequence, `entry ${teller.sequence} tells entry ${event.sequence} otherwise than it was`);
   }
 
   #checkpoint(octets: Buffer): JournalFault | undefined {

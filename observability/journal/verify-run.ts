@@ -10,6 +10,7 @@ import {
   journalStart,
   nameFault,
   type PassStart,
+  type SeenExpiry,
   type SeenPartition,
   verifyByAny,
 } from './verify-places.ts';
@@ -119,23 +120,32 @@ export type ExpiryVerdict = JournalFault | 'good' | 'unproven';
 export const expiryVerdict = (seen: SeenPartition, found: ExpiryFault | undefined): ExpiryVerdict =>
   found === undefined ? 'good' : faultAt(found.fault, seen.missing ?? seen.places.first, found.why, seen.places.last + 1);
 
+/** Decides about a partition by more than the pass saw: `found` is what is wrong by what it saw, `told` the event that it saw. */
+export type JudgeOtherwise = (
+  partition: string,
+  seen: SeenPartition,
+  found: ExpiryFault | undefined,
+  told: SeenExpiry | undefined,
+) => ExpiryVerdict | Promise<ExpiryVerdict>;
+
 /**
  * Judges all partitions of which something expired in what was read.
- * @param otherwise decides when what was read has no event of it, or what was found does not fit
+ * @param otherwise decides when what was read has no event of it, or only one that tells it again, or what was found does not fit
  */
 export const judgePartitions = async (
   pass: JournalPass,
   rules: ExpiryRules,
-  otherwise: (partition: string, seen: SeenPartition, found: ExpiryFault | undefined) => ExpiryVerdict | Promise<ExpiryVerdict>,
+  otherwise: JudgeOtherwise,
 ): Promise<JournalFault | string[]> => {
   const unproven: string[] = [];
   const faults: JournalFault[] = [];
   for (const [partition, seen] of pass.partitions) {
     // An entry that is still there needs no excuse.
     if (seen.missing === undefined) continue;
-    const event = pass.expiries.get(partition);
-    const own = event === undefined ? undefined : judgeExpiry(partition, seen.places, event, rules);
-    const verdict = event !== undefined && own === undefined ? 'good' : await otherwise(partition, seen, own);
+    const told = pass.expiries.get(partition);
+    const own = told === undefined ? undefined : judgeExpiry(partition, seen.places, told.event, rules);
+    const isProven = told?.isRetold === false && own === undefined;
+    const verdict = isProven ? 'good' : await otherwise(partition, seen, own, told);
     if (verdict === 'unproven') unproven.push(partition);
     else if (verdict !== 'good') faults.push(verdict);
   }
@@ -162,12 +172,15 @@ export interface VerifyPlacesOptions extends PlacesRules {
 }
 
 /**
- * Without a store: from the first entry on everything that an event tells of is there, otherwise some of it may have come before.
+ * Without a store: from the first entry on everything that an event tells of is there, otherwise some of it may have come before. An
+ * event that is told again is taken as the writer told it, because nothing here leads to the place that it had first.
  */
 export const judgeAlone =
-  (from: number) =>
-  (_partition: string, seen: SeenPartition, found: ExpiryFault | undefined): ExpiryVerdict =>
-    found === undefined || from > 0 ? 'unproven' : expiryVerdict(seen, found);
+  (from: number): JudgeOtherwise =>
+  (_partition, seen, found, told) => {
+    if (found === undefined) return told === undefined ? 'unproven' : 'good';
+    return from > 0 ? 'unproven' : expiryVerdict(seen, found);
+  };
 
 /**
  * Verifies consecutive places, wherever they come from. Without a store, expired places are judged only by events among the places.

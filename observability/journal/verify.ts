@@ -8,13 +8,14 @@
  */
 import { SigilloError } from '../../config/errors.ts';
 import type { Checkpoint, CheckpointKey } from './checkpoint.ts';
-import { checkpointAtLeast, checkpointAtMost, lastExpiry, type StoredCheckpoint } from './checkpoint-events.ts';
-import { decodeEvent, hashEvent } from './event-encoding.ts';
+import { checkpointAtLeast, checkpointAtMost, type StoredCheckpoint } from './checkpoint-events.ts';
+import { hashEvent } from './event-encoding.ts';
 import { verifyInclusion } from './merkle.ts';
 import { inclusionProof } from './proofs.ts';
 import type { JournalReader } from './reader.ts';
+import { lastExpiry } from './told-events.ts';
 import { storedTree } from './tree-store.ts';
-import { type ExpiryEvent, expiredPlaces, judgeExpiry } from './verify-expiry.ts';
+import { expiredPlaces, judgeExpiry } from './verify-expiry.ts';
 import { faultAt, type JournalFault, JournalPass, journalStart, type PassStart, type SeenPartition, verifyByAny } from './verify-places.ts';
 import {
   type ExpiryVerdict,
@@ -103,16 +104,22 @@ const judgeByStore = async (
   context: { readonly partition: string; readonly from: number; readonly options: VerifyOptions },
 ): Promise<ExpiryVerdict> => {
   const { partition, from, options } = context;
-  const last = await lastExpiry(reader.client, partition);
-  if (last === undefined) {
+  const { told, unreadable } = await lastExpiry(reader.client, partition);
+  if (unreadable !== undefined) return unreadableAt(unreadable);
+  if (told === undefined) {
     const why = `no event says that entries of partition ${partition} expired`;
     return faultAt('expiry-unexplained', seen.missing ?? seen.places.first, why, seen.places.last + 1);
   }
-  const { octets } = last;
-  const event = (await unlessMalformed(async () => decodeEvent(octets))) as ExpiryEvent | undefined;
-  if (event === undefined) return unreadableAt(last.sequence);
+  const { event, octets, tellers } = told;
   const { sequence } = event;
-  const isRead = sequence >= from && sequence < pass.head.size;
+  const isThere = tellers.some((teller) => teller.sequence === sequence);
+  const leaf = isThere ? undefined : await hashAt(reader, sequence);
+  if (leaf === 'none' || (leaf !== undefined && Buffer.compare(leaf, hashEvent(octets)) !== 0)) {
+    const why = `entry ${tellers.at(-1)?.sequence} tells entry ${sequence} otherwise than it was`;
+    return expiryVerdict(seen, { fault: 'expiry-altered', why });
+  }
+  // Told again, it counts by the place that it had first, which the pass knows as a hash only.
+  const isRead = isThere && sequence >= from && sequence < pass.head.size;
   if (!isRead && !(await isCovered(reader, sequence, octets, options.keys))) return 'unproven';
   return expiryVerdict(seen, judgeExpiry(partition, await expiredPlaces(reader, partition), event, options));
 };

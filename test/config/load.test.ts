@@ -174,6 +174,12 @@ describe('schema of the configuration', () => {
     assert.doesNotThrow(() => parseConfig({ time: { unverifiedMicros: 50_000 }, timestamp: { accuracyMicros: 50_000 } }));
     refused({ time: { servers: [{ host: '' }] } }, 'time.servers.0.host');
     refused({ time: { servers: [{ host: 'a.test', nts: true }] } }, 'time.servers.0.nts');
+    for (const other of ['timestamp', 'mail', 'service']) {
+      const retentionMonths = { certificate: 24, timestamp: 24, mail: 24, service: 24 };
+      assert.doesNotThrow(() => parseConfig({ journal: { retentionMonths } }));
+      refused({ journal: { retentionMonths: { ...retentionMonths, [other]: 25 } } }, 'journal.retentionMonths.certificate');
+    }
+    refused({ journal: { retentionMonths: { certificate: 239 } } }, 'journal.retentionMonths.certificate');
     const [slot] = installed.hsm.slots;
     refused({ ...installed, hsm: { ...installed.hsm, slots: [{ ...slot, purposes: ['timestamp'] }] } }, 'hsm.slots');
     const apart = [

@@ -65,7 +65,7 @@ describe('the test vectors of docs/journal.md', () => {
         unixMicros: begin + 62_000_000,
         subject: '',
         outcome: 'refused',
-        detail: { reason: 'timeNotAvailable', policy, messageImprint },
+        detail: { reason: 'timeNotAvailable', policy, messageImprint, count: undefined },
       },
       {
         ...common,

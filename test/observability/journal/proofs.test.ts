@@ -5,12 +5,12 @@ import {
   checkpointAtMost,
   latestCheckpoint,
   listCheckpoints,
-  publishedChains,
 } from '../../../observability/journal/checkpoint-events.ts';
 import { embeddedClient } from '../../../observability/journal/clickhouse.ts';
 import { MerkleTree, verifyConsistency, verifyInclusion } from '../../../observability/journal/merkle.ts';
 import { consistencyProof, inclusionProof } from '../../../observability/journal/proofs.ts';
 import { JournalReader } from '../../../observability/journal/reader.ts';
+import { publishedChains } from '../../../observability/journal/told-events.ts';
 import { resumeTree, storedTree, subtreeHashes, TreeRecorder } from '../../../observability/journal/tree-store.ts';
 import { temporaryFolder } from '../../support/token-home.ts';
 import { journalKey, TamperedStore, TestJournal } from './signed-journal.ts';
@@ -198,9 +198,25 @@ describe('the stored tree and its proofs', () => {
     await assert.rejects(resumeTree(reader, entries, { ...checkpoint, root: Buffer.alloc(32) }), { code: 'JOURNAL_MALFORMED' });
   });
 
-  test('a table with a gap is made again', async () => {
-    await tampered.delete('level = 8 AND number = 7', 'journal_tree');
-    assert.equal(hexOf((await resumeTree(reader, entries)).tree.root()), hexOf(journal.tree.root()));
-    assert.deepEqual(await rows(), wholeTable);
+  test('a table with a gap is made again from there', async () => {
+    const begins: number[] = [];
+    const watched = new (class extends JournalReader {
+      override pages(from: number, to: number): ReturnType<JournalReader['pages']> {
+        begins.push(from);
+        return super.pages(from, to);
+      }
+    })(tampered.client);
+    for (const [gap, begin] of [
+      ['level = 8 AND number = 7', 7 * 256],
+      ['level = 8 AND number IN (200, 256)', 200 * 256],
+      ['level = 8 AND number = 0', 0],
+      ['level = 16', 0],
+    ] as const) {
+      await tampered.delete(gap, 'journal_tree');
+      begins.length = 0;
+      assert.equal(hexOf((await resumeTree(watched, entries)).tree.root()), hexOf(journal.tree.root()));
+      assert.equal(begins[0], begin, gap);
+      assert.deepEqual(await rows(), wholeTable);
+    }
   });
 });

@@ -1,10 +1,10 @@
 import assert from 'node:assert/strict';
 import { after, afterEach, before, describe, test } from 'node:test';
 import type { SealedEvent } from '../../../observability/journal/chain.ts';
-import { publishedChains } from '../../../observability/journal/checkpoint-events.ts';
 import { embeddedClient } from '../../../observability/journal/clickhouse.ts';
 import type { JournalEvent } from '../../../observability/journal/events.ts';
 import { JournalReader } from '../../../observability/journal/reader.ts';
+import { publishedChains } from '../../../observability/journal/told-events.ts';
 import { resumeTree } from '../../../observability/journal/tree-store.ts';
 import { type VerifyOptions, verifyJournal } from '../../../observability/journal/verify.ts';
 import type { JournalVerdict } from '../../../observability/journal/verify-run.ts';
