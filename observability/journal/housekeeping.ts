@@ -18,6 +18,7 @@ import { JournalReader } from './reader.ts';
 import type { TellClock } from './recorder.ts';
 import { expirePartitions } from './retention.ts';
 import { brokenParts, missingEntries, PartScrubber } from './scrub.ts';
+import { runScrubRounds, scrubPauseMs } from './scrub-rounds.ts';
 import { resumeTree, type TreeRecorder } from './tree-store.ts';
 import type { JournalWriter } from './writer.ts';
 
@@ -31,10 +32,6 @@ export interface HousekeepingOptions {
 }
 
 const damageCharactersMax = 500;
-/** A part a second disturbs nobody; a round a day finds what a disk has lost. */
-const scrubPauseMs = 1_000;
-const scrubRoundMs = 24 * 3_600_000;
-const scrubRetryMs = 1_000;
 /** Partitions are of months: a few looks a day are enough. */
 const expiryEveryMs = 6 * 3_600_000;
 const expiryRetryMs = 60_000;
@@ -139,31 +136,28 @@ export class Housekeeping {
   }
 
   /** Looks for entries that are missing and files that are torn; what it finds stays an alarm until a restart finds it gone. */
-  async #scrub(writer: JournalWriter, signal: AbortSignal): Promise<void> {
-    const pause = (ms: number): Promise<void> => delay(ms, undefined, { signal }).catch(() => undefined); // its end by the abort
-    while (!signal.aborted) {
-      if (writer.storeDown) {
-        await pause(scrubPauseMs);
-        continue;
-      }
-      try {
-        const { client } = await this.#store.open();
-        const missing = await this.#missing(client, writer);
-        const broken = await brokenParts(client);
-        const faults = [
-          ...(missing === 0 ? [] : [`${missing} entries are not in the store`]),
-          ...(broken.length === 0 ? [] : [`ClickHouse found broken and moved aside: ${broken.join(', ')}`]),
-        ];
-        if (faults.length > 0) this.#alarm(faults.join('; '));
-        const scrubber = new PartScrubber(client);
-        while (!signal.aborted && (await scrubber.next())) await pause(scrubPauseMs);
-        if (scrubber.damaged.size > 0) this.#alarm([...scrubber.damaged].map(([part, why]) => `${part}: ${why}`).join('; '));
-        await pause(scrubRoundMs);
-      } catch (error) {
-        if (!signal.aborted) this.#complaints.say(error, 'journal: the store cannot be checked');
-        await pause(scrubRetryMs);
-      }
-    }
+  #scrub(writer: JournalWriter, signal: AbortSignal): Promise<void> {
+    return runScrubRounds({
+      begin: () => this.#beginRound(writer),
+      isDown: () => writer.storeDown,
+      onDamage: (damaged) => this.#alarm([...damaged].map(([part, why]) => `${part}: ${why}`).join('; ')),
+      onFailure: (error) => this.#complaints.say(error, 'journal: the store cannot be checked'),
+      pause: (ms) => delay(ms, undefined, { signal }).catch(() => undefined), // its end by the abort
+      signal,
+    });
+  }
+
+  /** Compares what is there with what must be, which reads a column of all of it: once a round. */
+  async #beginRound(writer: JournalWriter): Promise<PartScrubber> {
+    const { client } = await this.#store.open();
+    const missing = await this.#missing(client, writer);
+    const broken = await brokenParts(client);
+    const faults = [
+      ...(missing === 0 ? [] : [`${missing} entries are not in the store`]),
+      ...(broken.length === 0 ? [] : [`ClickHouse found broken and moved aside: ${broken.join(', ')}`]),
+    ];
+    if (faults.length > 0) this.#alarm(faults.join('; '));
+    return new PartScrubber(client);
   }
 
   /** Asked again before it counts: between two questions a partition may expire. */

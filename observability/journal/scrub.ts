@@ -5,8 +5,7 @@
  */
 import type { ClickHouseClient } from '@clickhouse/client';
 import { jsonRows } from './clickhouse.ts';
-
-const partitionColumn = "concat(toString(retention), '-', toString(toYYYYMM(fromUnixTimestamp64Micro(toInt64(unixMicros), 'UTC'))))";
+import { inPartition, listPartitions, partitionName } from './partitions.ts';
 
 /**
  * How many entries below a size are neither there nor expired. A hash that is kept counts only where its entry is gone: what expires
@@ -18,28 +17,27 @@ export const missingEntries = async (client: ClickHouseClient, size: number): Pr
     const rows = await jsonRows<{ n: string | number }>(client, { what, query, ...(parameters === undefined ? {} : { parameters }) });
     return Number(rows[0]?.n ?? 0);
   };
-  const there = await count('count the entries', `SELECT count() AS n FROM journal_events WHERE sequence < ${size}`);
+  const entries = await count('count the entries', `SELECT count() AS n FROM journal_events WHERE sequence < ${size}`);
   const expired = await jsonRows<{ partition: string; n: string | number }>(client, {
     what: 'count what expired',
     query: `SELECT toString(partition) AS partition, count() AS n FROM journal_expired FINAL WHERE sequence < ${size} GROUP BY partition`,
   });
-  const active = await jsonRows<{ partition: string }>(client, {
-    what: 'list the partitions',
-    query: `SELECT DISTINCT ${partitionColumn} AS partition FROM journal_events`,
-  });
+  const active = new Map((await listPartitions(client)).map((one) => [partitionName(one), one]));
   let gone = 0;
   for (const { partition, n } of expired) {
-    const stillThere = active.some((one) => one.partition === partition)
-      ? await count(
-          'count what is about to expire',
-          `SELECT count() AS n FROM journal_events WHERE ${partitionColumn} = {partition:String} AND sequence < ${size}
-            AND sequence IN (SELECT sequence FROM journal_expired WHERE partition = {partition:String})`,
-          { partition },
-        )
-      : 0;
+    const there = active.get(partition);
+    const stillThere =
+      there === undefined
+        ? 0
+        : await count(
+            'count what is about to expire',
+            `SELECT count() AS n FROM journal_events WHERE ${inPartition(there)} AND sequence < ${size}
+              AND sequence IN (SELECT sequence FROM journal_expired WHERE partition = {partition:String})`,
+            { partition },
+          );
     gone += Number(n) - stillThere;
   }
-  return size - there - gone;
+  return size - entries - gone;
 };
 
 /** Parts that the engine found broken and moved aside, whether or not it had another copy. @throws JOURNAL_STORE_UNAVAILABLE */
@@ -63,6 +61,8 @@ export class PartScrubber {
   readonly #client: ClickHouseClient;
   #waiting: string[] | undefined;
   readonly #damaged = new Map<string, string>();
+  /** Parts of this round that could not be checked. */
+  readonly #failed = new Set<string>();
 
   constructor(client: ClickHouseClient) {
     this.#client = client;
@@ -73,19 +73,31 @@ export class PartScrubber {
     return this.#damaged;
   }
 
+  /** Parts of this round that were not looked at yet. */
+  get untried(): number {
+    return this.#waiting?.filter((part) => !this.#failed.has(part)).length ?? 0;
+  }
+
   /**
    * Checks one part that was there when the round began.
    * @returns false when the round is over; the next call begins another
-   * @throws JOURNAL_STORE_UNAVAILABLE
+   * @throws JOURNAL_STORE_UNAVAILABLE when it could not be checked: it comes again when the others of the round are done
    */
   async next(): Promise<boolean> {
     this.#waiting ??= await this.#list();
     const part = this.#waiting.shift();
     if (part === undefined) {
       this.#waiting = undefined;
+      this.#failed.clear();
       return false;
     }
-    for (const { is_passed, message } of await this.#check(part)) if (is_passed !== 1) this.#damaged.set(part, message);
+    try {
+      for (const { is_passed, message } of await this.#check(part)) if (is_passed !== 1) this.#damaged.set(part, message);
+    } catch (error) {
+      this.#waiting.push(part);
+      this.#failed.add(part);
+      throw error;
+    }
     return true;
   }
 
