@@ -6,7 +6,8 @@
     python3 verify-journal.py consistency proof.json --key journal.pem --old kept.txt
 
 The formats are those of journal.md. Key and roots must come from elsewhere than what is verified. Exit status 0: valid; 1: not, and
-the line that is printed names the place; 2: it could not be looked at. With --show the entries are printed too, a JSON object a line.
+the line that is printed names the place; 2: it could not be looked at. With --show the entries are printed as they are read, a JSON object
+a line; they count when "valid" follows. It runs with Python 3.6 and later.
 """
 import argparse, base64, calendar, hashlib, json, os, re, subprocess, sys, tempfile, time
 
