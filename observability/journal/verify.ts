@@ -112,7 +112,8 @@ const judgeByStore = async (
   const event = (await unlessMalformed(async () => decodeEvent(octets))) as ExpiryEvent | undefined;
   if (event === undefined) return unreadableAt(last.sequence);
   const { sequence } = event;
-  const isRead = sequence >= from && sequence < pass.head.size;
+  // An event that stands elsewhere than it says was not followed in the chain.
+  const isRead = sequence === last.sequence && sequence >= from && sequence < pass.head.size;
   if (!isRead && !(await isCovered(reader, sequence, octets, options.keys))) return 'unproven';
   return expiryVerdict(seen, judgeExpiry(partition, await expiredPlaces(reader, partition), event, options));
 };

@@ -7,6 +7,7 @@ import { writeBundle } from '../../../observability/journal/bundle.ts';
 import type { SealedEvent } from '../../../observability/journal/chain.ts';
 import { publishedChains } from '../../../observability/journal/checkpoint-events.ts';
 import { embeddedClient } from '../../../observability/journal/clickhouse.ts';
+import { encodeEvent } from '../../../observability/journal/event-encoding.ts';
 import { JournalReader } from '../../../observability/journal/reader.ts';
 import { resumeTree } from '../../../observability/journal/tree-store.ts';
 import { type VerifyOptions, verifyJournal } from '../../../observability/journal/verify.ts';
@@ -97,6 +98,14 @@ describe('rows that cannot be read', () => {
     await tampered.put(9_000, { ...at(300), octets: randomBytes(300) });
     assert.equal(await told({ from: 20, to: 100 }), 'malformed 9000-9001');
     assert.notEqual(await told(), 'valid 0-700');
+  });
+
+  test('an event of that expiry that claims a place in the range, and stands elsewhere, proves nothing', async () => {
+    // Nobody has followed it in the chain, so somebody who can write to the store may have made it.
+    const forged = encodeEvent({ ...at(300).event, sequence: 50 });
+    await tampered.put(9_000, { ...at(300), octets: forged });
+    const verdict = await verifyJournal(reader, { keys: [key], from: 20, to: 100 });
+    assert.deepEqual(verdict.kind === 'valid' && verdict.expiryUnproven, [expiring]);
   });
 
   test('longer than any entry, as the last before the range', async () => {
