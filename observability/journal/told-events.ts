@@ -21,6 +21,8 @@ export interface ToldEntry<E extends JournalEvent = JournalEvent> {
 export interface ToldEvent<E extends JournalEvent = JournalEvent> extends ToldEntry<E> {
   /** Itself while it is there, and the entries that tell it again. */
   readonly tellers: readonly JournalEvent[];
+  /** It stands where it says that it stands. */
+  readonly isInPlace: boolean;
 }
 
 type EventOf<K extends EventKind> = Extract<JournalEvent, { kind: K }>;
@@ -68,7 +70,7 @@ export const toldEvents = async <K extends EventKind>(
       ${subject === undefined ? '' : 'AND subject = {subject:String}'} ORDER BY sequence`,
     ...(subject === undefined ? {} : { parameters: { subject } }),
   };
-  const told = new Map<string, ToldEntry<EventOf<K>> & { readonly tellers: JournalEvent[] }>();
+  const told = new Map<string, ToldEntry<EventOf<K>> & { readonly tellers: JournalEvent[]; isInPlace: boolean }>();
   const unreadable: number[] = [];
   for (const [sequence, octets] of (await octetRows(client, question, 2)) as [Buffer, Buffer][]) {
     const teller = readable(octets);
@@ -76,9 +78,10 @@ export const toldEvents = async <K extends EventKind>(
     const entry = teller?.kind === kind ? { event: teller, octets } : teller && retoldEntry(teller);
     if (teller === undefined || entry === undefined || entry.event.kind !== kind) continue;
     const key = entry.octets.toString('latin1');
-    const known = told.get(key);
-    if (known === undefined) told.set(key, { ...(entry as ToldEntry<EventOf<K>>), tellers: [teller] });
-    else known.tellers.push(teller);
+    const known = told.get(key) ?? { ...(entry as ToldEntry<EventOf<K>>), tellers: [], isInPlace: false };
+    known.tellers.push(teller);
+    known.isInPlace ||= teller.kind === kind && Number(sequence.toString()) === teller.sequence;
+    told.set(key, known);
   }
   return { told: [...told.values()].toSorted((a, b) => a.event.sequence - b.event.sequence), unreadable };
 };

@@ -112,14 +112,15 @@ const judgeByStore = async (
   }
   const { event, octets, tellers } = told;
   const { sequence } = event;
-  const isThere = tellers.some((teller) => teller.sequence === sequence);
-  const leaf = isThere ? undefined : await hashAt(reader, sequence);
+  const isRetold = !told.isInPlace && tellers.some((teller) => teller.kind === 'journal.retold');
+  const leaf = isRetold ? await hashAt(reader, sequence) : undefined;
   if (leaf === 'none' || (leaf !== undefined && Buffer.compare(leaf, hashEvent(octets)) !== 0)) {
     const why = `entry ${tellers.at(-1)?.sequence} tells entry ${sequence} otherwise than it was`;
     return expiryVerdict(seen, { fault: 'expiry-altered', why });
   }
-  // Told again, it counts by the place that it had first, which the pass knows as a hash only.
-  const isRead = isThere && sequence >= from && sequence < pass.head.size;
+  // Told again, it counts by the place that it had first, which the pass knows as a hash only; one that stands elsewhere than it says
+  // was not followed in the chain.
+  const isRead = told.isInPlace && sequence >= from && sequence < pass.head.size;
   if (!isRead && !(await isCovered(reader, sequence, octets, options.keys))) return 'unproven';
   return expiryVerdict(seen, judgeExpiry(partition, await expiredPlaces(reader, partition), event, options));
 };

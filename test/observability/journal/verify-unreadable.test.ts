@@ -6,6 +6,7 @@ import { after, afterEach, before, describe, test } from 'node:test';
 import { writeBundle } from '../../../observability/journal/bundle.ts';
 import type { SealedEvent } from '../../../observability/journal/chain.ts';
 import { embeddedClient } from '../../../observability/journal/clickhouse.ts';
+import { encodeEvent } from '../../../observability/journal/event-encoding.ts';
 import { JournalReader } from '../../../observability/journal/reader.ts';
 import { publishedChains } from '../../../observability/journal/told-events.ts';
 import { resumeTree } from '../../../observability/journal/tree-store.ts';
@@ -97,6 +98,19 @@ describe('rows that cannot be read', () => {
     await tampered.put(9_000, { ...at(300), octets: randomBytes(300) });
     assert.equal(await told({ from: 20, to: 100 }), 'malformed 9000-9001');
     assert.notEqual(await told(), 'valid 0-700');
+  });
+
+  test('an event of that expiry that claims a place in the range, and stands elsewhere, proves nothing', async () => {
+    // Nobody has followed it in the chain, so somebody who can write to the store may have made it.
+    const forged = encodeEvent({ ...at(300).event, sequence: 50 });
+    await tampered.put(9_000, { ...at(300), octets: forged });
+    const unproven = async (): Promise<unknown> => {
+      const verdict = await verifyJournal(reader, { keys: [key], from: 20, to: 100 });
+      return verdict.kind === 'valid' && verdict.expiryUnproven;
+    };
+    assert.deepEqual(await unproven(), [], 'the genuine one, which stands where it says, proves it');
+    await tampered.delete('sequence = 300');
+    assert.deepEqual(await unproven(), [expiring]);
   });
 
   test('longer than any entry, as the last before the range', async () => {
