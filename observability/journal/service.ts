@@ -228,7 +228,6 @@ class Journal implements JournalService {
       node: nodeName(),
       holder: this.#lease.holder,
       stateMayBeOld: journal.durability !== 'fsync' || !['embedded', 'url'].includes(this.#config.redis.mode),
-      storeOutlivesWriters: journal.url !== undefined,
       heldForMs: () => this.#lease.heldForMs,
       openStore: () => this.#store.open(),
       spool,
