@@ -128,6 +128,8 @@ export class JournalStore {
   /** undefined: the engine is in this process, and its inserts die with it. */
   readonly #fence: Fence | undefined;
   #scratch: Buffer = Buffer.alloc(0);
+  /** What the embedded engine works on, whether anybody still waits for it or not. */
+  readonly #inserting = new Set<Promise<void>>();
 
   private constructor(client: ClickHouseClient, engine: Engine | undefined) {
     this.client = client;
@@ -194,7 +196,7 @@ export class JournalStore {
           input_format_parallel_parsing: 0,
         },
       };
-      if (this.#fence === undefined) await insertRows(this.client, insertion);
+      if (this.#fence === undefined) await this.#embed(insertion);
       else await this.#fence.pass((sql) => insertRows(this.client, { ...insertion, condition: { sql, structure } }));
       this.#scratch = Buffer.from(rows.buffer);
     }
@@ -239,7 +241,15 @@ export class JournalStore {
     return this.#replicated ? ' SETTINGS select_sequential_consistency = 1' : '';
   }
 
+  async #embed(insertion: Insertion): Promise<void> {
+    const inserting = insertRows(this.client, insertion);
+    this.#inserting.add(inserting);
+    await inserting.finally(() => this.#inserting.delete(inserting));
+  }
+
+  /** Waits for inserts into an embedded engine: this process may open it again, and then they must not come behind what is new. */
   async close(): Promise<void> {
+    await Promise.allSettled(this.#inserting);
     await this.client.close();
   }
 }
