@@ -95,6 +95,14 @@ export const jsonRows = async <T>(client: ClickHouseClient, { what, query, param
     return result.json<T>();
   });
 
+const readAll = async (stream: AsyncIterable<Uint8Array>): Promise<Buffer> => {
+  const chunks: Uint8Array[] = [];
+  for await (const chunk of stream) chunks.push(chunk);
+  return chunks.length === 1
+    ? Buffer.from((chunks[0] as Uint8Array).buffer, chunks[0]?.byteOffset, chunks[0]?.byteLength)
+    : Buffer.concat(chunks);
+};
+
 export interface Insertion {
   readonly what: string;
   readonly table: string;
@@ -104,13 +112,16 @@ export interface Insertion {
   readonly settings: Readonly<Record<string, string | number>>;
   /** Ends the request; whether it was stored is not known then. The embedded engine finishes what it has begun. */
   readonly signal?: AbortSignal;
+  /** What a server is to check before it reads the first row; a function in it may refuse the whole insert. */
+  readonly condition?: { readonly sql: string /** Columns and types of the rows. */; readonly structure: string };
 }
 
 /**
  * Inserts rows that are encoded already: the main thread spends a third less on an entry than with rows as objects (18.5 to 12.9 µs).
  * @throws JOURNAL_STORE_UNAVAILABLE with an unknown outcome
  */
-export const insertRows = async (client: ClickHouseClient, { what, table, columns, rows, settings, signal }: Insertion): Promise<void> => {
+export const insertRows = async (client: ClickHouseClient, insertion: Insertion): Promise<void> => {
+  const { what, table, columns, rows, settings, signal, condition } = insertion;
   const rawInsert = rawInserts.get(client);
   await asking(what, async () => {
     if (rawInsert !== undefined) {
@@ -118,6 +129,18 @@ export const insertRows = async (client: ClickHouseClient, { what, table, column
       return;
     }
     const values = Readable.from([rows], { objectMode: false });
+    if (condition !== undefined) {
+      const list = columns.join(', ');
+      const { stream } = await client.exec({
+        query: `INSERT INTO ${table} (${list}) SELECT ${list} FROM input('${condition.structure}') WHERE ${condition.sql} FORMAT TabSeparated`,
+        values,
+        clickhouse_settings: settings,
+        ...(signal === undefined ? {} : { abort_signal: signal }),
+      });
+      // Nothing is in it; but it counts only when it has come to its end.
+      await readAll(stream);
+      return;
+    }
     await client.insert({
       table,
       columns: [...columns] as [string, ...string[]],
@@ -127,14 +150,6 @@ export const insertRows = async (client: ClickHouseClient, { what, table, column
       ...(signal === undefined ? {} : { abort_signal: signal }),
     });
   });
-};
-
-const readAll = async (stream: AsyncIterable<Uint8Array>): Promise<Buffer> => {
-  const chunks: Uint8Array[] = [];
-  for await (const chunk of stream) chunks.push(chunk);
-  return chunks.length === 1
-    ? Buffer.from((chunks[0] as Uint8Array).buffer, chunks[0]?.byteOffset, chunks[0]?.byteLength)
-    : Buffer.concat(chunks);
 };
 
 /**

@@ -16,8 +16,6 @@ export interface OpeningOptions {
   readonly openStore: () => Promise<JournalStore>;
   readonly spool: Spool;
   readonly stateMayBeOld: boolean;
-  /** The store lives on when a writer dies: an insert that it sent may still be under way. */
-  readonly storeOutlivesWriters: boolean;
   readonly on: { storeFailed(error: unknown): void; strayBlocks(folder: string): void };
 }
 
@@ -28,8 +26,8 @@ export interface Opening extends StartingPoint {
   /** Events behind the positions that are in the store nevertheless. */
   readonly known: readonly Origin[];
   /**
-   * The last insert of an earlier writer was not stored, and may still come, or be taken for stored: the first block must be seen to
-   * be there before anything else counts.
+   * The last insert of an earlier writer was not stored. ClickHouse may take it for stored, and so the first block, which has the same
+   * token: that must be seen to be there before anything else counts.
    */
   readonly unsettled: boolean;
 }
@@ -37,7 +35,7 @@ export interface Opening extends StartingPoint {
 const storeDeadlineMs = 5_000;
 /** An insert takes milliseconds; one that a server works on for so long is given up by it. */
 const insertsPatienceMs = 30_000;
-const lookMs = 300;
+const lookMs = 100;
 
 /** What the last block of the spool says. */
 const endOfSpool = async (spool: Spool) => {
@@ -48,21 +46,17 @@ const endOfSpool = async (spool: Spool) => {
   return { size: decodeEvent(octets).sequence + 1, hash: hashEvent(octets), first: first.first, positions };
 };
 
-/** The head, when nothing can come behind it any more that another writer has sent. */
-const settledHead = async (store: JournalStore, state: WriterState | undefined, outlives: boolean): Promise<ChainHead> => {
-  const read = (): Promise<ChainHead> => within(storeDeadlineMs, store.head());
-  let head = await read();
-  if (!outlives || state === undefined || state.inserting <= head.size) return head;
+/** The head, when nothing can come behind it any more that another writer has sent, or this one before. */
+const settledHead = async (store: JournalStore): Promise<ChainHead> => {
   const until = performance.now() + insertsPatienceMs;
-  // Looked at twice: what has just arrived at the server may not be listed yet.
-  for (let quiet = 0; quiet < 2; ) {
-    await delay(lookMs);
-    quiet = (await within(storeDeadlineMs, store.insertsUnderWay())) === 0 ? quiet + 1 : 0;
-    head = await read();
-    if (head.size >= state.inserting) return head;
+  // Others may have written since this process did, and what they sent may still come.
+  let settled = await within(storeDeadlineMs, store.fence({ anew: true }));
+  while (!settled) {
     if (performance.now() > until) throw new SigilloError('JOURNAL_STORE_UNAVAILABLE', 'Inserts of an earlier writer are still under way.');
+    await delay(lookMs);
+    settled = await within(storeDeadlineMs, store.fence());
   }
-  return head;
+  return within(storeDeadlineMs, store.head());
 };
 
 /** What the store has of the spool goes; what was made there behind another entry than the store's is set aside. */
@@ -78,13 +72,13 @@ const clearLeftover = async (store: JournalStore, spoolHead: ChainHead, { spool,
  * @throws JOURNAL_STORE_UNAVAILABLE, JOURNAL_ELSEWHERE, JOURNAL_SHORTENED, JOURNAL_FORKED, JOURNAL_SPOOL_DAMAGED, JOURNAL_SCHEMA
  */
 export const findStart = async (options: OpeningOptions): Promise<Opening> => {
-  const { redis, node, spool, stateMayBeOld, storeOutlivesWriters, on } = options;
+  const { redis, node, spool, stateMayBeOld, on } = options;
   const state = await readWriterState(redis);
   let store: JournalStore | undefined;
   let storeHead: ChainHead | undefined;
   try {
     store = await within(storeDeadlineMs, options.openStore());
-    storeHead = await settledHead(store, state, storeOutlivesWriters);
+    storeHead = await settledHead(store);
   } catch (error) {
     if (!(error instanceof SigilloError) || error.code !== 'JOURNAL_STORE_UNAVAILABLE') throw error;
     on.storeFailed(error);

@@ -2,7 +2,8 @@
  * The journal process: writes while it holds the lease, stands by while another does. While it writes it also makes the checkpoints
  * and keeps house (housekeeping.ts).
  *
- * It never ends by itself: whatever stops it from writing is told (log, metrics, /readyz) and tried again.
+ * Whatever stops it from writing is told (log, metrics, /readyz) and tried again. It ends by itself for one reason: it is not the writer
+ * any more, and the embedded engine keeps the folder from the one that is.
  */
 import { setTimeout as delay } from 'node:timers/promises';
 import { SigilloError } from '../../config/errors.ts';
@@ -32,6 +33,8 @@ import { oldestWaitingSeconds, registerWaitingAge } from './waiting-age.ts';
 import { JournalWriter } from './writer.ts';
 
 export interface JournalService {
+  /** Resolves when it cannot go on in this process. */
+  readonly failed: Promise<Error>;
   metrics(): Promise<unknown>;
   health(): Promise<readonly HealthItem[]>;
   stop(reason: string): Promise<void>;
@@ -67,6 +70,7 @@ class Journal implements JournalService {
   readonly #housekeeping: Housekeeping;
   readonly #spoolWatch: SpoolWatch;
   readonly #stopping = new AbortController();
+  readonly #failure = Promise.withResolvers<Error>();
   #writer: JournalWriter | undefined;
   #spool: Spool | undefined;
   #fault: string | undefined;
@@ -110,6 +114,10 @@ class Journal implements JournalService {
     this.#running = this.#run();
   }
 
+  get failed(): Promise<Error> {
+    return this.#failure.promise;
+  }
+
   metrics(): Promise<unknown> {
     return this.#metrics.registry.getMetricsAsJSON();
   }
@@ -150,7 +158,6 @@ class Journal implements JournalService {
     this.#stopping.abort();
     await this.#running;
     await this.#stamping.close();
-    await this.#store.close();
     this.#redis.disconnect();
     this.#blocking.disconnect();
   }
@@ -215,6 +222,7 @@ class Journal implements JournalService {
   async #writeWhileHeld(stop: AbortSignal): Promise<void> {
     const ended = new AbortController();
     const beside: Promise<void>[] = [this.#renew(ended.signal)];
+    this.#store.take();
     try {
       const writer = await this.#openWriter();
       this.#log.info({ entries: writer.head.size, store: writer.storeDown ? 'away' : 'there' }, 'journal: writing');
@@ -230,6 +238,10 @@ class Journal implements JournalService {
       // What still reads or hashes is nobody's any more: it ends by itself, and can write nothing.
       await Promise.race([Promise.all(beside), delay(besideMsMax)]);
       await this.#housekeeping.leaveTree();
+      // Before the lease: the next writer opens it.
+      const released = this.#store.release().catch((error: Error) => this.#failure.resolve(error));
+      // A process that stops lets go by its end, and is to stop in time.
+      await (stop.aborted ? Promise.race([released, delay(besideMsMax)]) : released);
       await this.#lease.release().catch(() => undefined); // it ends by itself
     }
   }
@@ -247,7 +259,6 @@ class Journal implements JournalService {
       node: nodeName(),
       holder: this.#lease.holder,
       stateMayBeOld: journal.durability !== 'fsync' || !['embedded', 'url'].includes(this.#config.redis.mode),
-      storeOutlivesWriters: journal.url !== undefined,
       heldForMs: () => this.#lease.heldForMs,
       openStore: () => this.#store.open(),
       spool,

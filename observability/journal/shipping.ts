@@ -13,6 +13,8 @@ export interface ShippingOptions {
   readonly head: () => ChainHead;
   /** @throws JOURNAL_LEASE_LOST */
   readonly checkLease: () => void;
+  /** Asks Redis. @throws JOURNAL_LEASE_LOST */
+  readonly confirmLease: () => Promise<void>;
   /** A block is in the store; `at` is its end. */
   readonly shipped: (block: readonly SealedEvent[], at: ChainHead) => void;
 }
@@ -93,8 +95,14 @@ const removeShipped = async (spool: Spool, end: ChainHead): Promise<void> => {
  * @throws JOURNAL_STORE_UNAVAILABLE; JOURNAL_SHORTENED, JOURNAL_FORKED when spool and store do not belong together; JOURNAL_LEASE_LOST
  */
 export const shipSpool = async (options: ShippingOptions, signal: AbortSignal): Promise<{ at: ChainHead; entries: number }> => {
-  const { spool, head, checkLease } = options;
+  const { spool, head, checkLease, confirmLease } = options;
   const store = await within(answerDeadlineMs, options.openStore());
+  checkLease();
+  if (!(await within(answerDeadlineMs, store.fence()))) {
+    throw new SigilloError('JOURNAL_STORE_UNAVAILABLE', 'An insert that nobody waits for any more is still under way.');
+  }
+  // Whoever has the lease after this raises a newer fence than that: see fence.ts.
+  await confirmLease();
   let at = await within(answerDeadlineMs, store.head());
   const before = at.size;
   while (at.size < head().size && !signal.aborted) {

@@ -3,13 +3,15 @@
  *
  * Guarantees: what is stored is always the beginning of the chain, without gap. A block is cut into runs that lie in one partition
  * each and go in one after the other, and ClickHouse takes a run as a whole or not at all. An insert that fails has an unknown
- * outcome: the caller sends the same block again, and it is stored once. Of different blocks behind one entry one is stored.
+ * outcome: the caller asks with `fence` whether it can still come, and sends the same block again; it is stored once. Of different
+ * blocks behind one entry one is stored: what another writer has sent cannot come any more once this one has its fence (fence.ts).
  */
 import type { ClickHouseClient } from '@clickhouse/client';
 import { type ChainHead, emptyChain, type SealedEvent } from './chain.ts';
-import { asking, insertRows, jsonRows, octetRows } from './clickhouse.ts';
+import { asking, type Insertion, insertRows, jsonRows, octetRows } from './clickhouse.ts';
 import { decodeEvent, hashEvent } from './event-encoding.ts';
 import { eventCatalogue, type JournalEvent } from './events.ts';
+import { Fence, insertsUnderWay, quorum } from './fence.ts';
 import { type Engine, migrate } from './migrations.ts';
 import type { Origin } from './origin.ts';
 
@@ -18,24 +20,29 @@ export interface StoredEvent extends SealedEvent {
   readonly origin: Origin;
 }
 
-const columns = [
-  'sequence',
-  'unixMicros',
-  'clock',
-  'node',
-  'role',
-  'actor',
-  'kind',
-  'subject',
-  'outcome',
-  'retention',
-  'imprintTail',
-  'source',
-  'sourceMillis',
-  'sourceNumber',
-  'sourceIndex',
-  'octetsBase64',
-] as const;
+/** Columns of a row on its way in, in their order, and their types there. */
+const columnTypes = {
+  sequence: 'UInt64',
+  unixMicros: 'UInt64',
+  clock: 'String',
+  node: 'String',
+  role: 'String',
+  actor: 'String',
+  kind: 'String',
+  subject: 'String',
+  outcome: 'String',
+  retention: 'String',
+  imprintTail: 'UInt64',
+  source: 'String',
+  sourceMillis: 'UInt64',
+  sourceNumber: 'UInt64',
+  sourceIndex: 'UInt32',
+  octetsBase64: 'String',
+} as const;
+const columns = Object.keys(columnTypes);
+const structure = Object.entries(columnTypes)
+  .map(([name, type]) => `${name} ${type}`)
+  .join(', ');
 const tailOctets = 8;
 
 /** What `imprintTail` holds for a messageImprint: the last eight octets of the hash, as a decimal number. */
@@ -89,8 +96,9 @@ const encodeRows = (run: readonly StoredEvent[], scratch: Buffer): Buffer => {
 const originsMax = 200_000;
 
 /**
- * What a run is known by: the entry that it comes behind. So of two runs behind one entry ClickHouse takes the first only, whoever sends
- * the other one, and however late it comes; who sends one must look which it was.
+ * What a run is known by: the entry that it comes behind. So of two runs behind one entry, in one partition, ClickHouse takes the first
+ * only, whoever sends the other one, and however late it comes; who sends one must look which it was. Each partition remembers its own:
+ * runs of one writer behind one entry begin with the same entry and so lie in the same one, those of two writers may not (fence.ts).
  */
 const tokenOf = (run: readonly SealedEvent[]): string => {
   const { sequence, previous } = (run[0] as SealedEvent).event;
@@ -118,18 +126,43 @@ export const runsOf = (block: readonly StoredEvent[]): StoredEvent[][] => {
 
 export class JournalStore {
   readonly client: ClickHouseClient;
-  readonly #replicated: boolean;
+  readonly #engine: Engine | undefined;
+  /** undefined: the engine is in this process, and its inserts die with it. */
+  readonly #fence: Fence | undefined;
   #scratch: Buffer = Buffer.alloc(0);
+  /** What the embedded engine works on, whether anybody still waits for it or not. */
+  readonly #inserting = new Set<Promise<void>>();
 
-  private constructor(client: ClickHouseClient, replicated: boolean) {
+  private constructor(client: ClickHouseClient, engine: Engine | undefined) {
     this.client = client;
-    this.#replicated = replicated;
+    this.#engine = engine;
+    this.#fence = engine === undefined ? undefined : new Fence(client, engine);
   }
 
-  /** Opens the store and brings its schema up to date; the client is closed with it. @throws JOURNAL_SCHEMA, JOURNAL_STORE_UNAVAILABLE */
+  /**
+   * Opens the store and brings its schema up to date; the client is closed with it.
+   * @param engine of a server; undefined for the embedded engine
+   * @throws JOURNAL_SCHEMA, JOURNAL_STORE_UNAVAILABLE
+   */
   static async open(client: ClickHouseClient, engine?: Engine): Promise<JournalStore> {
     await asking('apply the schema', () => migrate(client, engine === undefined ? {} : { engine }));
-    return new JournalStore(client, engine?.kind === 'replicated');
+    return new JournalStore(client, engine);
+  }
+
+  /**
+   * Asked before the end of the journal is looked for, by who holds the lease; Redis must say once more, later, that it is held still,
+   * before anything is inserted.
+   * @param options.anew shut out also what other writers have sent since this was asked last
+   * @returns whether nothing can come any more that was sent before, by whomever; if not, ask again
+   * @throws JOURNAL_STORE_UNAVAILABLE
+   */
+  async fence(options: { readonly anew: boolean } = { anew: false }): Promise<boolean> {
+    if (options.anew) this.#fence?.lower();
+    return this.#fence === undefined || this.#fence.raise();
+  }
+
+  get #replicated(): boolean {
+    return this.#engine?.kind === 'replicated';
   }
 
   /**
@@ -146,7 +179,7 @@ export class JournalStore {
       const rows = encodeRows(run, this.#scratch);
       // One insert at a time, so the buffer is free again when the next one is encoded; an insert that failed may still read it.
       this.#scratch = Buffer.alloc(0);
-      await insertRows(this.client, {
+      const insertion: Insertion = {
         what: 'store a block',
         table: 'journal_events',
         columns,
@@ -155,7 +188,7 @@ export class JournalStore {
         settings: {
           // Taken when it is stored, whatever the profile of the user says.
           async_insert: 0,
-          ...(this.#replicated ? { insert_quorum: 'auto', insert_quorum_parallel: 0 } : {}),
+          ...(this.#replicated ? quorum : {}),
           ...(options.anew ? { insert_deduplicate: 0 } : { insert_deduplicate: 1, insert_deduplication_token: tokenOf(run) }),
           // One block of the engine however long the run is: whole or not at all.
           max_insert_block_size: 1_048_576,
@@ -164,7 +197,9 @@ export class JournalStore {
           // Two threads for one block take a fifth more CPU time, and a buffer each.
           input_format_parallel_parsing: 0,
         },
-      });
+      };
+      if (this.#fence === undefined) await this.#embed(insertion);
+      else await this.#fence.pass((sql) => insertRows(this.client, { ...insertion, condition: { sql, structure } }));
       this.#scratch = Buffer.from(rows.buffer);
     }
   }
@@ -198,13 +233,9 @@ export class JournalStore {
     });
   }
 
-  /** Inserts into the table that the server works on now, also for clients that are gone. @throws JOURNAL_STORE_UNAVAILABLE */
-  async insertsUnderWay(): Promise<number> {
-    const rows = await jsonRows<{ n: string | number }>(this.client, {
-      what: 'look for inserts under way',
-      query: "SELECT count() AS n FROM system.processes WHERE query LIKE 'INSERT INTO journal_events%'",
-    });
-    return Number(rows[0]?.n ?? 0);
+  /** Inserts of entries that ClickHouse works on now, also for clients that are gone. @throws JOURNAL_STORE_UNAVAILABLE */
+  insertsUnderWay(): Promise<number> {
+    return insertsUnderWay(this.client, this.#engine);
   }
 
   /** A replica that lags behind must not tell where the journal ends. */
@@ -212,7 +243,15 @@ export class JournalStore {
     return this.#replicated ? ' SETTINGS select_sequential_consistency = 1' : '';
   }
 
+  async #embed(insertion: Insertion): Promise<void> {
+    const inserting = insertRows(this.client, insertion);
+    this.#inserting.add(inserting);
+    await inserting.finally(() => this.#inserting.delete(inserting));
+  }
+
+  /** Waits for inserts into an embedded engine: this process may open it again, and then they must not come behind what is new. */
   async close(): Promise<void> {
+    await Promise.allSettled(this.#inserting);
     await this.client.close();
   }
 }

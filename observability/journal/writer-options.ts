@@ -26,8 +26,6 @@ export interface WriterOptions {
   readonly holder: string;
   /** See `KnownEnds`. */
   readonly stateMayBeOld: boolean;
-  /** See `OpeningOptions`. */
-  readonly storeOutlivesWriters: boolean;
   /** How long this process is certain to be the only writer, in milliseconds. */
   readonly heldForMs: () => number;
   /** Opens the store, or gives the one that is open. @throws when it does not answer */

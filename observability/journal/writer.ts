@@ -358,6 +358,7 @@ export class JournalWriter {
         openStore,
         head: () => this.#head,
         checkLease: () => this.#checkLease(),
+        confirmLease: () => this.#writeState(this.#state),
         shipped: (block, end) => {
           this.#storeHead = end;
           onStored(block);

@@ -185,7 +185,6 @@ export class ClickHouseRange {
   /** Takes away what a failed test has left, so that it does not fail the next one as well. */
   async repair(): Promise<void> {
     this.folder.killAll();
-    this.proxy.deduplicates = false;
     await this.repairClickHouse();
   }
 

@@ -8,7 +8,7 @@ import { once } from 'node:events';
 import { Agent, createServer, type IncomingMessage, request, type Server, type ServerResponse } from 'node:http';
 import type { Socket } from 'node:net';
 import { setTimeout as delay } from 'node:timers/promises';
-import { type ClickHouseRequest, translateRequest } from './clickhouse-translation.ts';
+import { type ClickHouseRequest, conditionOf, translateRequest } from './clickhouse-translation.ts';
 import { freePort } from './service.ts';
 
 export type Fault =
@@ -99,6 +99,16 @@ const answerWith = async (fault: Fault, outgoing: ServerResponse, answer: Answer
   }
 };
 
+/** Each partition knows tokens of its own, of the rows that lie in it; all rows of an insert lie in that of the first. */
+const tokenInPartition = ({ search, body }: ClickHouseRequest): string | undefined => {
+  const token = search.get('insert_deduplication_token');
+  if (token === null) return undefined;
+  const columns = /\(([^)]*)\)/.exec(search.get('query') ?? '')?.[1]?.split(', ') ?? [];
+  const row = body.subarray(0, body.indexOf('\n')).toString('utf8').split('\t');
+  const [retention, unixMicros] = ['retention', 'unixMicros'].map((name) => row[columns.indexOf(name)]);
+  return `${token} ${retention} ${new Date(Number(unixMicros) / 1_000).toISOString().slice(0, 7)}`;
+};
+
 interface KnownToken {
   stored: boolean;
   /** The insert that came last with it. */
@@ -113,10 +123,12 @@ export class ClickHouseProxy {
   readonly #sockets = new Set<Socket>();
   /** Requests that ClickHouse has, or is still to get. */
   readonly #underWay = new Set<Promise<Answer>>();
+  /** Of those, inserts that ClickHouse works on: their condition is asked, or the rows are given to it. */
+  readonly #insideClickHouse = new Set<Promise<Answer>>();
   #fault: Fault = noFault;
-  /** Blocks with a token that is known are not stored again, as a release of today does it. */
+  /** Blocks with a token that their partition knows are not stored again, as a release of today does it. */
   deduplicates = false;
-  /** By token: what came with it the first time, and whether it is stored. */
+  /** By token and partition: what came with it the first time, and whether it is stored. */
   readonly #tokens = new Map<string, KnownToken>();
   /** What was seen of the inserts of journal entries. */
   readonly seen = {
@@ -132,6 +144,8 @@ export class ClickHouseProxy {
     tokensAgain: 0,
     /** Of those, the ones that were not stored again. */
     deduplicated: 0,
+    /** Inserts that ClickHouse was not to take any more. */
+    refused: 0,
   };
 
   private constructor(port: number, serverPort: number) {
@@ -213,12 +227,14 @@ export class ClickHouseProxy {
   }
 
   async #do(asked: ClickHouseRequest, fault: Fault): Promise<Answer> {
-    const token = asked.search.get('insert_deduplication_token');
-    const known = token === null ? undefined : this.#note(token);
+    const token = tokenInPartition(asked);
+    const known = token === undefined ? undefined : this.#note(token);
     if (fault.kind === 'late' && known !== undefined) {
       this.seen.held += 1;
       await delay(fault.ms);
     }
+    // A release of today has such an insert among its queries from before it asks the condition.
+    if (asked.body.includes('FROM system.processes')) await Promise.allSettled(this.#insideClickHouse);
     if (known === undefined) return this.#forward(asked);
     if (!this.deduplicates) return this.#store(asked, fault, known);
     // As ClickHouse does: of two with one token the second waits until it is known what became of the first.
@@ -232,12 +248,26 @@ export class ClickHouseProxy {
   }
 
   async #store(asked: ClickHouseRequest, fault: Fault, known: KnownToken): Promise<Answer> {
-    const answer = await this.#forward(asked);
+    const inside = this.#insert(asked);
+    this.#insideClickHouse.add(inside);
+    const answer = await inside.finally(() => this.#insideClickHouse.delete(inside));
     if (answer.status === 200) {
       known.stored = true;
       this.seen.stored += 1;
       if (!['none', 'slow', 'trickle'].includes(fault.kind)) this.seen.unheard += 1;
     }
+    return answer;
+  }
+
+  /** Asks the condition of an insert, and gives ClickHouse its rows when it holds. */
+  async #insert(asked: ClickHouseRequest): Promise<Answer> {
+    const condition = conditionOf(asked);
+    if (condition === undefined) return this.#forward(asked);
+    const { search } = asked;
+    const database = new URLSearchParams([...search].filter(([name]) => name === 'database'));
+    const answer = await this.#forward({ search: database, body: Buffer.from(condition) });
+    if (answer.status === 200) return this.#forward(asked);
+    this.seen.refused += 1;
     return answer;
   }
 

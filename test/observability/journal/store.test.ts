@@ -161,18 +161,18 @@ describe('the store of the journal, embedded', () => {
     });
 
     test('a later one is applied behind it', async () => {
-      const second = {
-        version: 2,
-        name: '002-x.sql',
+      const later = {
+        version: knownMigrations().length + 1,
+        name: '999-x.sql',
         sha256: 'x',
         statements: ['CREATE TABLE journal_x (a UInt8) ENGINE = MergeTree ORDER BY a'],
       };
-      await migrate(client, { migrations: [...knownMigrations(), second] });
-      await migrate(client, { migrations: [...knownMigrations(), second] });
+      await migrate(client, { migrations: [...knownMigrations(), later] });
+      await migrate(client, { migrations: [...knownMigrations(), later] });
       await assert.rejects(migrate(client), { code: 'JOURNAL_SCHEMA' }, 'the store of a newer release is refused');
       await assert.rejects(JournalStore.open(client), { code: 'JOURNAL_SCHEMA' });
       const changed = knownMigrations().map((migration) => ({ ...migration, sha256: 'changed' }));
-      await assert.rejects(migrate(client, { migrations: [...changed, second] }), { code: 'JOURNAL_SCHEMA' });
+      await assert.rejects(migrate(client, { migrations: [...changed, later] }), { code: 'JOURNAL_SCHEMA' });
     });
   });
 

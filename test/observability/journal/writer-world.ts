@@ -120,6 +120,7 @@ export class WriterWorld {
       head: async () => (this.storeAway ? away() : this.store.head()),
       insert: async (block: readonly StoredEvent[], _signal: unknown, options?: { anew: boolean }) =>
         this.storeAway ? away() : options?.anew === true ? this.store.insert(block, undefined, options) : this.insert(block),
+      fence: async () => true,
       insertsUnderWay: async () => 0,
       hashAt: (sequence: number) => this.store.hashAt(sequence),
       originsFrom: (sequence: number) => this.store.originsFrom(sequence),
@@ -129,7 +130,6 @@ export class WriterWorld {
       node,
       holder,
       stateMayBeOld: false,
-      storeOutlivesWriters: false,
       heldForMs: () => this.heldForMs,
       openStore: async () => (this.storeAway ? away() : between),
       spool: await Spool.open(this.spoolFolder, this.spoolOctetsMax),
