@@ -10,11 +10,13 @@ import { SigilloError } from '../config/errors.ts';
 import { homePaths } from '../config/home.ts';
 import { release } from '../config/release.ts';
 import type { Config } from '../config/schema.ts';
-import { JournalRecorder } from '../observability/journal/recorder.ts';
+import type { JournalRecorder } from '../observability/journal/recorder.ts';
 import { recordStart, recordStop } from '../observability/journal/service-events.ts';
+import { createServiceRecorder } from '../observability/journal/service-recorder.ts';
 import { createLifecycleMetrics } from '../observability/lifecycle-metrics.ts';
 import type { Logger } from '../observability/log.ts';
 import type { HealthItem } from '../observability/ops-app.ts';
+import { registerRecorderMetrics } from '../observability/recorder-metrics.ts';
 import { Lease } from '../queue/lease.ts';
 import { type RedisClient, redisHealth } from '../queue/redis.ts';
 import { startTicks, type Ticks } from '../queue/ticks.ts';
@@ -106,10 +108,11 @@ export const startLifecycle = async (config: Config, log: Logger, parts: Lifecyc
   const authority = await parts.openAuthority?.(module, hsm);
   const command = await connect(config, processName, 'command', log);
   const jobs = await connect(config, `${processName}-jobs`, 'jobs', log);
-  const recorder = new JournalRecorder({ redis: command, actor: processName });
+  const recorder = createServiceRecorder(command, processName, log);
   void recordStart(recorder, command, { process: processName, config, version: release });
 
   const metrics = createLifecycleMetrics();
+  registerRecorderMetrics(metrics.registry, () => recorder.lost);
   const folder = new TsuFolder(config);
   const approvals = parts.approvals(command);
   const exclusively = oneAtATime();

@@ -6,7 +6,8 @@
  */
 import { setTimeout as delay } from 'node:timers/promises';
 import { SigilloError } from '../config/errors.ts';
-import { JournalRecorder, nodeName } from '../observability/journal/recorder.ts';
+import { type JournalRecorder, nodeName } from '../observability/journal/recorder.ts';
+import { createServiceRecorder } from '../observability/journal/service-recorder.ts';
 import type { Logger } from '../observability/log.ts';
 import { algorithmName } from '../pki/algorithms.ts';
 import type { RedisClient } from '../queue/redis.ts';
@@ -58,7 +59,7 @@ export interface SlotTellerOptions {
   /** Ready. */
   readonly redis: RedisClient;
   readonly slot: Pick<HsmSlot, 'label' | 'modulePath'>;
-  readonly log: Pick<Logger, 'warn'>;
+  readonly log: Pick<Logger, 'warn' | 'error'>;
 }
 
 const nothingYet: SlotFigures = { sessions: { busy: 0, open: 0, max: 0 }, tsus: [] };
@@ -84,7 +85,7 @@ export class SlotTeller {
     this.#before = before;
     this.#failures = { ...before?.failures };
     this.#lastError = before?.lastError;
-    this.#recorder = new JournalRecorder({ redis: options.redis, actor: 'signer' });
+    this.#recorder = createServiceRecorder(options.redis, 'signer', options.log);
     this.#timer = setInterval(() => void this.#tell(), tellEveryMs);
   }
 
@@ -96,6 +97,11 @@ export class SlotTeller {
     await teller.#tell();
     await forgetOldSlots(redis).catch(() => undefined); // the next start will
     return teller;
+  }
+
+  /** Events that found no way into the journal. */
+  get eventsLost(): number {
+    return this.#recorder.lost;
   }
 
   /** It has no TSU yet. */

@@ -29,6 +29,8 @@ export interface RecorderOptions {
   /** Name of the program. */
   readonly actor: string;
   readonly onFailed?: (error: unknown) => void;
+  /** Called at the end with the number of events that were lost, if any were. */
+  readonly onLost?: (events: number) => void;
 }
 
 /** Microseconds since 1970-01-01T00:00:00Z by the system's clock. */
@@ -72,7 +74,7 @@ export class JournalRecorder {
     this.#options = options;
   }
 
-  /** Events that found no room while Redis was away. */
+  /** Events that found no room while Redis was away, did not fit their kind, or waited at the end. */
   get lost(): number {
     return this.#lost;
   }
@@ -102,7 +104,7 @@ export class JournalRecorder {
     await Promise.all(blocks.map((block) => redis.xadd(journalKeys.events, '*', 'b', block)));
   }
 
-  /** Tries once more to record what waits, and gives up then. */
+  /** Tries once more to record what waits, and gives up then: what is left is lost, and told. */
   async close(): Promise<void> {
     this.#closed = true;
     clearTimeout(this.#retry);
@@ -110,6 +112,9 @@ export class JournalRecorder {
     await this.#sending;
     this.#send();
     await this.#sending;
+    this.#lost += this.#waiting.length;
+    this.#waiting = [];
+    if (this.#lost > 0) this.#options.onLost?.(this.#lost);
   }
 
   #send(): void {

@@ -16,15 +16,17 @@ import { connectRedis, type RedisClient, redisHealth, whenReady } from '../../qu
 import { logConnection } from '../connection-log.ts';
 import type { Logger } from '../log.ts';
 import type { HealthItem } from '../ops-app.ts';
+import { registerRecorderMetrics } from '../recorder-metrics.ts';
 import { Checkpointer } from './checkpointer.ts';
 import { type Complaints, createComplaints } from './complaints.ts';
 import { Housekeeping } from './housekeeping.ts';
 import { readJournalKey, readKeptCheckpoint } from './kept-checkpoint.ts';
 import { createJournalMetrics, type JournalMetrics } from './metrics.ts';
 import { OwnStore } from './own-store.ts';
-import { JournalRecorder, nodeName } from './recorder.ts';
+import { type JournalRecorder, nodeName } from './recorder.ts';
 import { createSelfStamping, type SelfStamping } from './self-stamp.ts';
 import { recordStart, recordStop } from './service-events.ts';
+import { createServiceRecorder } from './service-recorder.ts';
 import { Spool } from './spool.ts';
 import { JournalWriter } from './writer.ts';
 
@@ -79,7 +81,7 @@ class Journal implements JournalService {
     this.#store = new OwnStore(config, (error) => this.#complaints.say(error, 'journal: other processes cannot read it'));
     const { retentionMonths: months } = config.journal;
     this.#housekeeping = new Housekeeping({ store: this.#store, months, log, complaints: this.#complaints });
-    this.#recorder = new JournalRecorder({ redis: this.#redis, actor: processName });
+    this.#recorder = createServiceRecorder(this.#redis, processName, log);
     this.#stamping = createSelfStamping(config.timestamp, { command: this.#redis, blocking: this.#blocking });
     this.#checkpointer = this.#createCheckpointer();
     this.#metrics = createJournalMetrics({
@@ -91,6 +93,7 @@ class Journal implements JournalService {
       checkpointAge: () => this.#checkpointer.ageSeconds,
       damaged: () => (this.#housekeeping.damage === undefined ? 0 : 1),
     });
+    registerRecorderMetrics(this.#metrics.registry, () => this.#recorder.lost);
   }
 
   start(): void {
