@@ -16,7 +16,7 @@ import { type AccessGuard, type Caller, refusalHeaders } from './access-guard.ts
 import { retryAfter } from './http-refusals.ts';
 import { jsonError, remoteAddress } from './http-request.ts';
 import type { JournalBacklog } from './journal-backlog.ts';
-import type { JournalSource, OpenJournal } from './journal-source.ts';
+import type { JournalSource, OpenJournal, Readers } from './journal-source.ts';
 import { recordReading } from './reading-record.ts';
 
 /** Octets of an INTEGER as RFC 3161 has them at most (2.4.2: 160 bits), two digits each. */
@@ -54,10 +54,11 @@ export const journalError = (context: Context, code: ErrorCode): Response => jso
 export const readJournal = async (
   context: Context,
   source: JournalSource,
+  readers: Readers,
   action: (journal: OpenJournal) => Promise<Response>,
 ): Promise<Response> => {
   try {
-    const done = await source.read(action);
+    const done = await source.read(readers, action);
     return done === undefined ? journalError(context, 'OVERLOADED') : done.value;
   } catch (error) {
     if (error instanceof SigilloError && error.entry.httpStatus === 503) return journalError(context, error.code);
@@ -77,7 +78,7 @@ export const createStampReading = ({ access, guard, source, backlog, recorder }:
       if (caller.kind === 'refused') return jsonError(context, caller.code, undefined, refusalHeaders(caller));
       // What cannot be recorded is not read.
       if (backlog.areEventsFull) return journalError(context, 'JOURNAL_BACKLOG');
-      return readJournal(context, source, async (journal) => {
+      return readJournal(context, source, isAnonymous ? 'anybody' : 'known', async (journal) => {
         const stamp = await journal.archive.bySerial(serial);
         const granted = stamp !== undefined && mayRead(caller, stamp);
         const outcome = stamp === undefined || granted ? 'success' : 'refused';

@@ -327,6 +327,20 @@ describe('GET /v1/timestamps/{serial}', () => {
       assert.equal(read.length, 1);
     });
 
+    test('so many at once of those with a credential, so many of anybody, each apart from the other', async () => {
+      const source = createJournalSource(async () => journal.client);
+      const gate = createGate();
+      const read = (readers: 'known' | 'anybody') => source.read(readers, () => gate.passed.then(() => readers));
+      const anybody = Array.from({ length: 10 }, () => read('anybody'));
+      const known = Array.from({ length: 10 }, () => read('known'));
+      gate.open();
+      const done = async (all: readonly ReturnType<typeof read>[]): Promise<(string | undefined)[]> =>
+        (await Promise.all(all)).map((one) => one?.value);
+      const expected = (readers: string, count: number) => Array.from({ length: 10 }, (_, i) => (i < count ? readers : undefined));
+      assert.deepEqual([await done(anybody), await done(known)], [expected('anybody', 2), expected('known', 4)]);
+      assert.deepEqual([(await read('anybody'))?.value, (await read('known'))?.value], ['anybody', 'known'], 'places come back');
+    });
+
     test('503 when too many read at once', async () => {
       const serial = await archive('bank-1');
       const statuses = await Promise.all(Array.from({ length: 30 }, async () => (await get(serial, 'Bearer one')).status));
