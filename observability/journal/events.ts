@@ -113,6 +113,7 @@ export const eventCatalogue = {
   'client.enabled': { retention: 'certificate', detail: personDetail },
   'client.disabled': { retention: 'certificate', detail: personDetail },
   'client.removed': { retention: 'certificate', detail: personDetail },
+  'client.secretRenewed': { retention: 'certificate', detail: personDetail },
   'operator.added': { retention: 'certificate', detail: { name: 'text', permissions: 'text' } },
   'operator.removed': { retention: 'certificate', detail: personDetail },
   'permission.changed': { retention: 'certificate', detail: { from: 'text', to: 'text' } },
