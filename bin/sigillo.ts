@@ -105,6 +105,16 @@ const addClientCommands = (program: Command): void => {
       await addToRegister(name, options);
     });
   client
+    .command('secret')
+    .argument('<name>')
+    .description('give a client a new secret and print it, once; the old one is refused within a second')
+    .option('--json', 'as JSON')
+    .addHelpText('after', example('client secret bank-1'))
+    .action(async (name: string, options: ClientCommandOptions) => {
+      const { renewSecret } = await import('./commands/client.ts');
+      await renewSecret(name, options);
+    });
+  client
     .command('list')
     .description('list the clients with role, state, day of creation and stamps counted')
     .option('--json', 'as JSON')
@@ -126,7 +136,7 @@ const addClientCommands = (program: Command): void => {
   for (const [verb, what] of [
     ['disable', 'refuse a client, within a second, until it is enabled again'],
     ['enable', 'let a disabled client in again, with its old secret'],
-    ['remove', 'remove a client; its name can be given anew'],
+    ['remove', 'remove a client for ever; its name is not given again'],
   ] as const) {
     client
       .command(verb)

@@ -14,7 +14,7 @@ export interface EntrySearching {
   close(): Promise<void>;
 }
 
-/** With the 4 readings of stamps (journal-source.ts) 6 of the 8 questions that the engine of one machine answers at once. */
+/** With the 6 readings of stamps and proofs (journal-source.ts) the 8 questions that the engine of one machine answers at once. */
 const searchesAtOnceMax = 2;
 
 /** @param connect opens the client, at the first search */

@@ -123,7 +123,9 @@ export const createJournalApp = ({ checkpoints, source, reading, keyFile }: Jour
       }
       // What is not covered costs the store nothing.
       if ((size ?? newest.size) > newest.size || (sequence as number) >= newest.size) return uncovered(context, newest);
-      return readJournal(context, source, (journal) => inclusionOf(context, journal, { sequence: sequence as number, size }, newest));
+      return readJournal(context, source, 'anybody', (journal) =>
+        inclusionOf(context, journal, { sequence: sequence as number, size }, newest),
+      );
     });
   });
 
@@ -133,7 +135,7 @@ export const createJournalApp = ({ checkpoints, source, reading, keyFile }: Jour
     return withNewest(context, (newest) => {
       const { from, to = newest.size } = asked.data;
       if (to > newest.size || from > to) return uncovered(context, newest);
-      return readJournal(context, source, async (journal) => {
+      return readJournal(context, source, 'anybody', async (journal) => {
         const path = await journal.consistency(from, to);
         const checkpoint = to === newest.size ? { checkpoint: newest.note } : {};
         return context.json({ from, to, path: path.map(base64), ...checkpoint });

@@ -16,6 +16,7 @@ import { type AccessGuard, type Caller, refusalHeaders } from './access-guard.ts
 import type { EntrySearching } from './entry-search.ts';
 import { describeIssue, jsonError, remoteAddress } from './http-request.ts';
 import type { JournalBacklog } from './journal-backlog.ts';
+import { recordReading } from './reading-record.ts';
 import { journalError } from './stamp-reading.ts';
 
 const text = z.string().min(1).max(256);
@@ -90,14 +91,9 @@ const answer = (context: Context, found: readonly FoundEntry[], caller: Caller, 
 };
 
 export const createJournalEntriesApp = ({ guard, searching, backlog, recorder }: JournalEntriesParts): Hono => {
-  const record = async (context: Context, { name, role }: Caller, entries: number, outcome: EventOutcome): Promise<void> => {
+  const record = async (context: Context, caller: Caller, entries: number, outcome: EventOutcome): Promise<void> => {
     const query = new URLSearchParams(context.req.query()).toString();
-    const by = { role, actor: name };
-    try {
-      await recorder.recordNow({ kind: 'journal.read', subject: 'entries', outcome, detail: { query, entries }, by });
-    } catch (cause) {
-      throw new SigilloError('REDIS_UNAVAILABLE', undefined, { cause });
-    }
+    await recordReading(recorder, caller, { subject: 'entries', outcome, query, entries });
   };
 
   const read = async (context: Context, caller: Caller, query: Query): Promise<Response> => {

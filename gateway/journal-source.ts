@@ -1,6 +1,7 @@
 /**
  * The store of the journal as a gateway reads it. The client of ClickHouse is loaded at the first use: a gateway that only stamps
- * does without its memory. So many reads at once are let in, because each costs the store more than it costs the gateway.
+ * does without its memory. So many reads at once are let in, because each costs the store more than it costs the gateway; those of
+ * anybody apart from those of who has shown a credential, so that a flood of the former does not keep the latter from their stamps.
  */
 import type { ClickHouseClient } from '@clickhouse/client';
 import { SigilloError } from '../config/errors.ts';
@@ -18,17 +19,23 @@ export interface OpenJournal {
   consistency(from: number, to: number): Promise<readonly Uint8Array[]>;
 }
 
+/** Who reads: a client or auditor by its credential, or anybody. */
+export type Readers = 'known' | 'anybody';
+
 export interface JournalSource {
   /**
-   * Reads from the journal; undefined when too many do so already.
+   * Reads from the journal; undefined when too many of these readers do so already.
    * @throws JOURNAL_STORE_UNAVAILABLE, CONFIG_UNREADABLE, or what the action throws
    */
-  read<T>(action: (journal: OpenJournal) => Promise<T>): Promise<{ readonly value: T } | undefined>;
+  read<T>(readers: Readers, action: (journal: OpenJournal) => Promise<T>): Promise<{ readonly value: T } | undefined>;
   close(): Promise<void>;
 }
 
-/** The engine of one machine answers 8 questions at once (local-server.ts), and a read asks one after the other. */
-const readsAtOnceMax = 4;
+/**
+ * The engine of one machine answers 8 questions at once (local-server.ts), and a read asks one after the other: with the 2 searches
+ * (entry-search.ts) all of them are used, and a flood of one kind leaves the others theirs.
+ */
+const readsAtOnceMax: Readonly<Record<Readers, number>> = { known: 4, anybody: 2 };
 
 /** A checkpoint may be ahead of the store, while that is away or slow. */
 const requireSize = async (reader: JournalReader, size: number): Promise<void> => {
@@ -39,7 +46,7 @@ const requireSize = async (reader: JournalReader, size: number): Promise<void> =
 /** @param connect opens the client, at the first read */
 export const createJournalSource = (connect: () => Promise<ClickHouseClient>): JournalSource => {
   let opening: Promise<OpenJournal & { readonly client: ClickHouseClient }> | undefined;
-  let reading = 0;
+  const reading: Record<Readers, number> = { known: 0, anybody: 0 };
 
   const open = async (): Promise<OpenJournal & { readonly client: ClickHouseClient }> => {
     const [{ TimestampArchive }, { JournalReader }, { consistencyProof, inclusionProof }] = await Promise.all([
@@ -71,13 +78,13 @@ export const createJournalSource = (connect: () => Promise<ClickHouseClient>): J
   };
 
   return {
-    async read(action) {
-      if (reading >= readsAtOnceMax) return undefined;
-      reading += 1;
+    async read(readers, action) {
+      if (reading[readers] >= readsAtOnceMax[readers]) return undefined;
+      reading[readers] += 1;
       try {
         return { value: await action(await opened()) };
       } finally {
-        reading -= 1;
+        reading[readers] -= 1;
       }
     },
     async close() {

@@ -13,8 +13,9 @@ import { release } from '../config/release.ts';
 import type { Config } from '../config/schema.ts';
 import { logConnection } from '../observability/connection-log.ts';
 import { createGatewayMetrics, type GatewayMetrics } from '../observability/gateway-metrics.ts';
-import { JournalRecorder, nodeName } from '../observability/journal/recorder.ts';
+import { type JournalRecorder, nodeName } from '../observability/journal/recorder.ts';
 import { recordStart, recordStop } from '../observability/journal/service-events.ts';
+import { createServiceRecorder } from '../observability/journal/service-recorder.ts';
 import { oldestWaitingSeconds, registerWaitingAge } from '../observability/journal/waiting-age.ts';
 import type { Logger } from '../observability/log.ts';
 import type { HealthItem } from '../observability/ops-app.ts';
@@ -50,7 +51,6 @@ export interface GatewayService {
 }
 
 const processName = 'gateway';
-const sayAgainMs = 10_000;
 
 /** The protocols of the gateway, one app each; /tsa stands in front of them. */
 const createPublicApp = (apps: readonly Hono[], log: Logger): Hono => {
@@ -163,18 +163,6 @@ const healthOf = async (
   return items;
 };
 
-/** A recorder whose troubles are told, but not each time that it tries. */
-const createRecorder = (redis: RedisClient, log: Logger): JournalRecorder => {
-  let saidAt = Number.NEGATIVE_INFINITY;
-  const onFailed = (error: unknown): void => {
-    if (performance.now() - saidAt < sayAgainMs) return;
-    saidAt = performance.now();
-    log.warn({ err: error }, 'journal: events wait for Redis');
-  };
-  const { state: clock } = new HostClock({ redis, node: nodeName() });
-  return new JournalRecorder({ redis, actor: processName, clock, onFailed });
-};
-
 interface PartsNeeded {
   readonly config: Config;
   readonly command: RedisClient;
@@ -224,7 +212,7 @@ export const startGateway = async (config: Config, log: Logger): Promise<Gateway
   const blocking = connect('gateway-reader', 'blocking');
   const { timestamp } = config;
 
-  const recorder = createRecorder(command, log);
+  const recorder = createServiceRecorder(command, processName, log, new HostClock({ redis: command, node: nodeName() }).state);
   const backlog = watchJournalBacklog({ redis: command, waitingMax: config.journal.waitingMax, log });
   let server: PublicServer | undefined;
   let lane: LaneRequester | undefined;

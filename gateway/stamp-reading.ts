@@ -2,7 +2,8 @@
  * Who may read which stamp of the archive: a client its own, an auditor all, and where stamps are made for anybody
  * (`timestamp.access: anonymous`) anybody those that nobody owns. Whoever may not read a stamp is not told that it exists.
  *
- * Every reading is an event of the journal, also one that found nothing. It does not delay the answer.
+ * Every reading is an event of the journal, also one that found nothing. Redis has it before the answer is given: when Redis does not
+ * take it, nothing is shown.
  */
 import type { Context } from 'hono';
 import { z } from 'zod';
@@ -15,7 +16,8 @@ import { type AccessGuard, type Caller, refusalHeaders } from './access-guard.ts
 import { retryAfter } from './http-refusals.ts';
 import { jsonError, remoteAddress } from './http-request.ts';
 import type { JournalBacklog } from './journal-backlog.ts';
-import type { JournalSource, OpenJournal } from './journal-source.ts';
+import type { JournalSource, OpenJournal, Readers } from './journal-source.ts';
+import { recordReading } from './reading-record.ts';
 
 /** Octets of an INTEGER as RFC 3161 has them at most (2.4.2: 160 bits), two digits each. */
 export const serialSchema = z
@@ -40,7 +42,7 @@ export interface StampReadingParts {
   readonly guard: AccessGuard;
   readonly source: JournalSource;
   readonly backlog: Pick<JournalBacklog, 'areEventsFull'>;
-  readonly recorder: Pick<JournalRecorder, 'record'>;
+  readonly recorder: Pick<JournalRecorder, 'recordNow'>;
 }
 
 const nobody: Caller = { kind: 'client', name: anonymousClient, role: 'client' };
@@ -52,10 +54,11 @@ export const journalError = (context: Context, code: ErrorCode): Response => jso
 export const readJournal = async (
   context: Context,
   source: JournalSource,
+  readers: Readers,
   action: (journal: OpenJournal) => Promise<Response>,
 ): Promise<Response> => {
   try {
-    const done = await source.read(action);
+    const done = await source.read(readers, action);
     return done === undefined ? journalError(context, 'OVERLOADED') : done.value;
   } catch (error) {
     if (error instanceof SigilloError && error.entry.httpStatus === 503) return journalError(context, error.code);
@@ -67,15 +70,6 @@ export const createStampReading = ({ access, guard, source, backlog, recorder }:
   const mayRead = ({ name, role }: Caller, { client }: ArchivedStamp): boolean =>
     role === 'auditor' || client === name || (client === anonymousClient && access === 'anonymous');
 
-  const record = ({ name, role }: Caller, serial: string, found: ArchivedStamp | undefined, granted: boolean): void =>
-    recorder.record({
-      kind: 'journal.read',
-      subject: 'timestamp',
-      outcome: found === undefined || granted ? 'success' : 'refused',
-      detail: { query: `serial=${serial}`, entries: granted ? 1 : 0 },
-      by: { role, actor: name },
-    });
-
   return {
     async answer(context, serial, answer) {
       const authorization = context.req.header('authorization');
@@ -84,10 +78,11 @@ export const createStampReading = ({ access, guard, source, backlog, recorder }:
       if (caller.kind === 'refused') return jsonError(context, caller.code, undefined, refusalHeaders(caller));
       // What cannot be recorded is not read.
       if (backlog.areEventsFull) return journalError(context, 'JOURNAL_BACKLOG');
-      return readJournal(context, source, async (journal) => {
+      return readJournal(context, source, isAnonymous ? 'anybody' : 'known', async (journal) => {
         const stamp = await journal.archive.bySerial(serial);
         const granted = stamp !== undefined && mayRead(caller, stamp);
-        record(caller, serial, stamp, granted);
+        const outcome = stamp === undefined || granted ? 'success' : 'refused';
+        await recordReading(recorder, caller, { subject: 'timestamp', outcome, query: `serial=${serial}`, entries: granted ? 1 : 0 });
         return granted ? answer(stamp, journal) : jsonError(context, 'NOT_FOUND');
       });
     },

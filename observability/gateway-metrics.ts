@@ -1,6 +1,7 @@
 /** What a gateway counts. Labels come from closed sets; what is not in them is counted as `other`. */
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client';
 import { batchBuckets, latencyBuckets } from './latency-buckets.ts';
+import { registerRecorderMetrics } from './recorder-metrics.ts';
 
 const outcomes = [
   'granted',
@@ -62,15 +63,6 @@ const addJournalMetrics = (registers: Registry[], gauges: GatewayGauges): void =
       this.set(gauges.journalWaitingMax);
     },
   });
-  new Counter({
-    name: 'journal_events_lost_total',
-    help: 'Events of this process that found no room in memory while Redis was away.',
-    registers,
-    collect() {
-      this.reset();
-      this.inc(gauges.journalEventsLost());
-    },
-  });
 };
 
 export const createGatewayMetrics = (gauges: GatewayGauges): GatewayMetrics => {
@@ -126,6 +118,7 @@ export const createGatewayMetrics = (gauges: GatewayGauges): GatewayMetrics => {
     },
   });
   addJournalMetrics(registers, gauges);
+  registerRecorderMetrics(registry, gauges.journalEventsLost);
   return {
     registry,
     request: (outcome) => (byOutcome.get(outcome) ?? byOutcome.get('other'))?.inc(),

@@ -24,6 +24,8 @@ export const clientRegisterKeys = {
   version: 'clients:{register}:version',
   /** Stream of blocks of events, in the form of `journalKeys.events`. */
   journal: 'clients:{register}:journal',
+  /** Set of the names that were removed: none is given again, because what it names stays in the journal. */
+  removed: 'clients:{register}:removed',
 } as const;
 
 /** A client stamps and reads its own stamps; an auditor reads all and stamps nothing: who checks the work does none of it. */
@@ -52,17 +54,19 @@ export type ClientRecord = z.output<typeof recordSchema>;
 /** What happened to a client. */
 export type ClientChange = { readonly name: string } & (
   | { readonly kind: 'added'; readonly role: ClientRole }
-  | { readonly kind: 'enabled' | 'disabled' | 'removed' }
+  | { readonly kind: 'enabled' | 'disabled' | 'removed' | 'secretRenewed' }
   | { readonly kind: 'role'; readonly from: ClientRole; readonly to: ClientRole }
 );
 
 /** Writes a change down as a block of events for the journal, whose form is not the register's business. */
 export type TellChange = (change: ClientChange) => Buffer;
 
-const replaceScript = readFileSync(join(import.meta.dirname, 'commands', 'replaceClient-3.lua'), 'utf8');
+const replaceScript = readFileSync(join(import.meta.dirname, 'commands', 'replaceClient-4.lua'), 'utf8');
 
 /** SHA-256 of a secret, as it is stored and compared. */
 export const hashSecret = (secret: string): Buffer => createHash('sha256').update(secret, 'utf8').digest();
+
+const newSecret = (): string => randomBytes(32).toString('base64url');
 
 /** True for names that a client may have; `anonymous` is what stamps without a client are counted under. */
 export const isClientName = (name: string): boolean => nameForm.test(name) && name !== anonymousClient;
@@ -93,11 +97,24 @@ interface Replacement {
 
 /** Puts `next` in the place of `current`. */
 const replace = async (redis: RedisClient, { name, current, next, block }: Replacement): Promise<'replaced' | 'conflict'> => {
-  const { clients, version, journal } = clientRegisterKeys;
+  const { clients, version, journal, removed } = clientRegisterKeys;
   const records = [current ?? '', next ?? '', String(clientsMax)];
-  const result: unknown = await redis.eval(replaceScript, 3, clients, version, journal, name, ...records, block);
+  const result: unknown = await redis.eval(replaceScript, 4, clients, version, journal, removed, name, ...records, block);
+  if (result === -2) throw new SigilloError('CLIENT_NAME_RETIRED', name);
   if (result === -1) throw new SigilloError('CLIENT_LIMIT', `It holds ${clientsMax}.`);
   return result === 1 ? 'replaced' : 'conflict';
+};
+
+/**
+ * A name that has stamps and no client is one that was removed before names were kept. Nothing stamps under a name without a client, so
+ * there is no race; its count has another hash tag than the register, so it is no part of the script.
+ */
+const refuseEarlierOwner = async (redis: RedisClient, name: string): Promise<void> => {
+  const [stamped, known] = await Promise.all([
+    redis.hexists(laneKeys('timestamp').stamps, name),
+    redis.hexists(clientRegisterKeys.clients, name),
+  ]);
+  if (stamped === 1 && known === 0) throw new SigilloError('CLIENT_NAME_RETIRED', name);
 };
 
 export interface NewClient {
@@ -108,7 +125,7 @@ export interface NewClient {
 
 /**
  * Adds an enabled client and makes its secret, which is returned once and stored nowhere.
- * @throws CLIENT_NAME_INVALID, CLIENT_EXISTS, CLIENT_LIMIT
+ * @throws CLIENT_NAME_INVALID, CLIENT_EXISTS, CLIENT_LIMIT, CLIENT_NAME_RETIRED
  */
 export const addClient = async (
   redis: RedisClient,
@@ -116,7 +133,8 @@ export const addClient = async (
   tell: TellChange,
 ): Promise<{ readonly secret: string }> => {
   if (!isClientName(name)) throw new SigilloError('CLIENT_NAME_INVALID', JSON.stringify(name.slice(0, 80)));
-  const secret = randomBytes(32).toString('base64url');
+  await refuseEarlierOwner(redis, name);
+  const secret = newSecret();
   const record: ClientRecord = {
     version: 1,
     name,
@@ -175,7 +193,26 @@ export const setClientRole = (redis: RedisClient, name: string, role: ClientRole
     record.role === role ? undefined : { change: { kind: 'role', name, from: record.role, to: role }, next: { ...record, role } },
   );
 
-/** Removes a client; its count of stamps stays. @throws CLIENT_UNKNOWN */
+/**
+ * Gives a client a new secret, which is returned once and stored nowhere; every gateway refuses the old one within its polling interval.
+ * @throws CLIENT_UNKNOWN
+ */
+export const renewClientSecret = async (
+  redis: RedisClient,
+  name: string,
+  tell: TellChange,
+): Promise<{ readonly secret: string; readonly role: ClientRole }> => {
+  const secret = newSecret();
+  const secretHash = hashSecret(secret).toString('base64url');
+  let role: ClientRole = 'client';
+  await change(redis, name, tell, (record) => {
+    ({ role } = record);
+    return { change: { kind: 'secretRenewed', name }, next: { ...record, secretHash } };
+  });
+  return { secret, role };
+};
+
+/** Removes a client. Its count of stamps stays, and its name is given to nobody else. @throws CLIENT_UNKNOWN */
 export const removeClient = (redis: RedisClient, name: string, tell: TellChange): Promise<void> =>
   change(redis, name, tell, () => ({ change: { kind: 'removed', name }, next: undefined }));
 

@@ -7,12 +7,12 @@ import { homePaths } from '../config/home.ts';
 import { release } from '../config/release.ts';
 import type { Config } from '../config/schema.ts';
 import { deliverOutbox } from '../observability/journal/outbox.ts';
-import { JournalRecorder, type TellClock } from '../observability/journal/recorder.ts';
+import type { JournalRecorder, TellClock } from '../observability/journal/recorder.ts';
 import { recordStart, recordStop } from '../observability/journal/service-events.ts';
+import { createServiceRecorder } from '../observability/journal/service-recorder.ts';
 import type { Logger } from '../observability/log.ts';
 import { answerCheckpointRequests } from '../queue/checkpoint-signing.ts';
 import type { RedisClient } from '../queue/redis.ts';
-import { monotonicMs } from '../queue/redis-clock.ts';
 import { CheckpointKey } from './checkpoint-key.ts';
 import { type DurabilityWatch, watchDurability } from './durability-watch.ts';
 import type { OpenHsm } from './hsm-modules.ts';
@@ -21,7 +21,6 @@ import { publishChains } from './published-chains.ts';
 import type { Tsu } from './stamp-task.ts';
 
 const processName = 'signer';
-const sayAgainMs = 10_000;
 
 export interface JournalDuties {
   readonly recorder: JournalRecorder;
@@ -48,20 +47,10 @@ export interface JournalDutiesOptions {
   readonly clock: TellClock;
 }
 
-const createRecorder = ({ command, log, clock }: JournalDutiesOptions): JournalRecorder => {
-  let saidAtMs = Number.NEGATIVE_INFINITY;
-  const onFailed = (error: unknown): void => {
-    if (monotonicMs() - saidAtMs < sayAgainMs) return;
-    saidAtMs = monotonicMs();
-    log.warn({ err: error }, 'journal: events wait for Redis');
-  };
-  return new JournalRecorder({ redis: command, actor: processName, clock, onFailed });
-};
-
 /** Joins the journal. @throws HSM_PIN_REFUSED; what Redis says when it takes nothing */
 export const takeUpJournalDuties = async (options: JournalDutiesOptions): Promise<JournalDuties> => {
   const { config, log, command, hsm, module, tsu } = options;
-  const recorder = createRecorder(options);
+  const recorder = createServiceRecorder(command, processName, log, options.clock);
   const key = new CheckpointKey({
     module,
     slot: slotForPurpose(hsm, 'journal'),

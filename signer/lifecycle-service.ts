@@ -11,12 +11,14 @@ import { homePaths } from '../config/home.ts';
 import { release } from '../config/release.ts';
 import type { Config } from '../config/schema.ts';
 import { recordOperators } from '../observability/journal/operator-events.ts';
-import { JournalRecorder, nodeName, type TellClock } from '../observability/journal/recorder.ts';
+import { type JournalRecorder, nodeName, type TellClock } from '../observability/journal/recorder.ts';
 import { recordStart, recordStop } from '../observability/journal/service-events.ts';
+import { createServiceRecorder } from '../observability/journal/service-recorder.ts';
 import { tsuChangeTeller } from '../observability/journal/tsu-events.ts';
 import { createLifecycleMetrics } from '../observability/lifecycle-metrics.ts';
 import type { Logger } from '../observability/log.ts';
 import type { HealthItem } from '../observability/ops-app.ts';
+import { registerRecorderMetrics } from '../observability/recorder-metrics.ts';
 import { HostClock } from '../queue/host-clock.ts';
 import { Lease } from '../queue/lease.ts';
 import { type RedisClient, redisHealth } from '../queue/redis.ts';
@@ -123,10 +125,11 @@ export const startLifecycle = async (config: Config, log: Logger, parts: Lifecyc
   const command = await connect(config, processName, 'command', log);
   const jobs = await connect(config, `${processName}-jobs`, 'jobs', log);
   const { state: clock } = new HostClock({ redis: command, node: nodeName() });
-  const recorder = new JournalRecorder({ redis: command, actor: processName, clock });
+  const recorder = createServiceRecorder(command, processName, log, clock);
   tellStart(recorder, command, config, log);
 
   const metrics = createLifecycleMetrics(now);
+  registerRecorderMetrics(metrics.registry, () => recorder.lost);
   const folder = new TsuFolder(config);
   const approvals = parts.approvals(command, clock);
   const exclusively = oneAtATime();

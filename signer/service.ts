@@ -10,6 +10,7 @@ import type { Config } from '../config/schema.ts';
 import { registerClockMetrics } from '../observability/clock-metrics.ts';
 import type { Logger } from '../observability/log.ts';
 import type { HealthItem } from '../observability/ops-app.ts';
+import { registerRecorderMetrics } from '../observability/recorder-metrics.ts';
 import { createSignerMetrics, type SignerMetrics } from '../observability/signer-metrics.ts';
 import { stampOutcomes } from '../queue/answer-block.ts';
 import { HandedBack, type LaneAnswerBatch, type LaneEntry, LaneResponder } from '../queue/lane-responder.ts';
@@ -238,6 +239,7 @@ const serveSlot = async ({ config, log, hsm, slot, command, teller, eventClock }
     redisDurable: () => journal.durability.ok,
   });
   registerClockMetrics(metrics.registry, () => clock.picture());
+  registerRecorderMetrics(metrics.registry, () => journal.recorder.lost + teller.eventsLost);
   const tellFailure = createFailureLog(log);
   const told = (batch: StampedBatch): void => {
     tellFailure(batch);

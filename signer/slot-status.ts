@@ -6,7 +6,8 @@
  */
 import { setTimeout as delay } from 'node:timers/promises';
 import { SigilloError } from '../config/errors.ts';
-import { JournalRecorder, nodeName, type TellClock } from '../observability/journal/recorder.ts';
+import { type JournalRecorder, nodeName, type TellClock } from '../observability/journal/recorder.ts';
+import { createServiceRecorder } from '../observability/journal/service-recorder.ts';
 import type { Logger } from '../observability/log.ts';
 import { algorithmName } from '../pki/algorithms.ts';
 import type { RedisClient } from '../queue/redis.ts';
@@ -58,7 +59,7 @@ export interface SlotTellerOptions {
   /** Ready. */
   readonly redis: RedisClient;
   readonly slot: Pick<HsmSlot, 'label' | 'modulePath'>;
-  readonly log: Pick<Logger, 'warn'>;
+  readonly log: Pick<Logger, 'warn' | 'error'>;
   /** What is known about the clock of this host. @defaultValue nothing */
   readonly clock?: TellClock;
 }
@@ -86,7 +87,7 @@ export class SlotTeller {
     this.#before = before;
     this.#failures = { ...before?.failures };
     this.#lastError = before?.lastError;
-    this.#recorder = new JournalRecorder({ redis: options.redis, actor: 'signer', ...(options.clock && { clock: options.clock }) });
+    this.#recorder = createServiceRecorder(options.redis, 'signer', options.log, options.clock);
     this.#timer = setInterval(() => void this.#tell(), tellEveryMs);
   }
 
@@ -98,6 +99,11 @@ export class SlotTeller {
     await teller.#tell();
     await forgetOldSlots(redis).catch(() => undefined); // the next start will
     return teller;
+  }
+
+  /** Events that found no way into the journal. */
+  get eventsLost(): number {
+    return this.#recorder.lost;
   }
 
   /** It has no TSU yet. */

@@ -10,6 +10,7 @@ import {
   listClients,
   readStampCounts,
   removeClient,
+  renewClientSecret,
   setClientRole,
   setClientState,
   type TellChange,
@@ -44,19 +45,33 @@ const readRole = (text: string): ClientRole => {
   return role;
 };
 
-/** Adds a client and prints its secret, which is kept nowhere. @throws USAGE, CLIENT_NAME_INVALID, CLIENT_EXISTS, CLIENT_LIMIT, REDIS_UNAVAILABLE */
-export const addToRegister = async (name: string, options: AddClientOptions): Promise<void> => {
-  const role = readRole(options.role);
-  const { secret } = await withRedis((redis, tell) => addClient(redis, { name, role, now: new Date() }, tell));
+const printCredentials = (
+  { name, role, secret }: { readonly name: string; readonly role: ClientRole; readonly secret: string },
+  what: string,
+  options: ClientCommandOptions,
+): void => {
   const credentials = { name, role, secret, basic: `${name}:${secret}`, bearer: `${name}.${secret}` };
   if (options.json) {
     printJson(credentials);
     return;
   }
   process.stdout.write(
-    `${role === 'auditor' ? 'Auditor' : 'Client'} ${name} is added. Its secret is shown this once and stored nowhere:\n\n` +
+    `${role === 'auditor' ? 'Auditor' : 'Client'} ${name} ${what}. Its secret is shown this once and stored nowhere:\n\n` +
       `  HTTP Basic  ${credentials.basic}\n  Bearer key  ${credentials.bearer}\n\n`,
   );
+};
+
+/** Adds a client and prints its secret, which is kept nowhere. @throws USAGE, CLIENT_NAME_INVALID, CLIENT_EXISTS, CLIENT_NAME_RETIRED, CLIENT_LIMIT, REDIS_UNAVAILABLE */
+export const addToRegister = async (name: string, options: AddClientOptions): Promise<void> => {
+  const role = readRole(options.role);
+  const { secret } = await withRedis((redis, tell) => addClient(redis, { name, role, now: new Date() }, tell));
+  printCredentials({ name, role, secret }, 'is added', options);
+};
+
+/** Gives a client a new secret and prints it; the old one is refused within a second. @throws CLIENT_UNKNOWN, REDIS_UNAVAILABLE */
+export const renewSecret = async (name: string, options: ClientCommandOptions): Promise<void> => {
+  const { secret, role } = await withRedis((redis, tell) => renewClientSecret(redis, name, tell));
+  printCredentials({ name, role, secret }, 'has a new secret', options);
 };
 
 const listLine = (record: ClientRecord, stamps: number, width: number): string =>

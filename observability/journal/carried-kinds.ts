@@ -55,6 +55,7 @@ const streamsOfKinds: Readonly<Record<EventKind, readonly EventStream[]>> = {
   'client.enabled': ['clients'],
   'client.disabled': ['clients'],
   'client.removed': ['clients'],
+  'client.secretRenewed': ['clients'],
   'operator.added': ['events'],
   'operator.removed': ['events'],
   'permission.changed': ['clients'],

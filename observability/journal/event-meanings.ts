@@ -268,6 +268,7 @@ export const eventMeanings: { readonly [K in EventKind]: KindMeaning<K> } = {
   'client.enabled': { meaning: 'Somebody who was disabled may use the service again.', subject: personName, fields: personFields },
   'client.disabled': { meaning: 'Somebody may not use the service until enabled again.', subject: personName, fields: personFields },
   'client.removed': { meaning: 'Somebody may not use the service any more.', subject: personName, fields: personFields },
+  'client.secretRenewed': { meaning: 'Somebody has a new secret; the old one is refused.', subject: personName, fields: personFields },
   'operator.added': {
     meaning: 'Somebody operates the service from now on.',
     subject: personName,

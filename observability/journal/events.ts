@@ -81,6 +81,7 @@ export const eventCatalogue = {
   'client.enabled': { retention: 'certificate', detail: personDetail },
   'client.disabled': { retention: 'certificate', detail: personDetail },
   'client.removed': { retention: 'certificate', detail: personDetail },
+  'client.secretRenewed': { retention: 'certificate', detail: personDetail },
   /**
    * Of dualControl, as this host's configuration has them. `spkiSha256` came before the first event of these kinds was ever written; a
    * changed key is a removal and an addition.

@@ -34,6 +34,8 @@ export interface RecorderOptions {
   /** What is known about the clock of this host. @defaultValue nothing: `unverified` */
   readonly clock?: TellClock;
   readonly onFailed?: (error: unknown) => void;
+  /** Called at the end with the number of events that were lost, if any were. */
+  readonly onLost?: (events: number) => void;
 }
 
 /** Microseconds since 1970-01-01T00:00:00Z by the system's clock. */
@@ -78,7 +80,7 @@ export class JournalRecorder {
     this.#options = options;
   }
 
-  /** Events that found no room while Redis was away. */
+  /** Events that found no room while Redis was away, did not fit their kind, or waited at the end. */
   get lost(): number {
     return this.#lost;
   }
@@ -108,7 +110,7 @@ export class JournalRecorder {
     await Promise.all(blocks.map((block) => redis.xadd(journalKeys.events, '*', 'b', block)));
   }
 
-  /** Tries once more to record what waits, and gives up then. */
+  /** Tries once more to record what waits, and gives up then: what is left is lost, and told. */
   async close(): Promise<void> {
     this.#closed = true;
     clearTimeout(this.#retry);
@@ -116,6 +118,9 @@ export class JournalRecorder {
     await this.#sending;
     this.#send();
     await this.#sending;
+    this.#lost += this.#waiting.length;
+    this.#waiting = [];
+    if (this.#lost > 0) this.#options.onLost?.(this.#lost);
   }
 
   #draft<K extends EventKind>(event: RecordedEvent<K>): EventDraft {

@@ -18,15 +18,17 @@ import { connectRedis, type RedisClient, redisHealth, whenReady } from '../../qu
 import { logConnection } from '../connection-log.ts';
 import type { Logger } from '../log.ts';
 import type { HealthItem } from '../ops-app.ts';
+import { registerRecorderMetrics } from '../recorder-metrics.ts';
 import { Checkpointer } from './checkpointer.ts';
 import { type Complaints, createComplaints } from './complaints.ts';
 import { Housekeeping } from './housekeeping.ts';
 import { readJournalKey, readKeptCheckpoint } from './kept-checkpoint.ts';
 import { createJournalMetrics, type JournalMetrics } from './metrics.ts';
 import { OwnStore } from './own-store.ts';
-import { JournalRecorder, nodeName, type TellClock } from './recorder.ts';
+import { type JournalRecorder, nodeName, type TellClock } from './recorder.ts';
 import { createSelfStamping, type SelfStamping } from './self-stamp.ts';
 import { recordStart, recordStop } from './service-events.ts';
+import { createServiceRecorder } from './service-recorder.ts';
 import { Spool } from './spool.ts';
 import { SpoolWatch } from './spool-watch.ts';
 import { oldestWaitingSeconds, registerWaitingAge } from './waiting-age.ts';
@@ -91,7 +93,7 @@ class Journal implements JournalService {
     this.#store = new OwnStore(config, (error) => this.#complaints.say(error, 'journal: other processes cannot read it'));
     const { retentionMonths: months } = config.journal;
     this.#housekeeping = new Housekeeping({ store: this.#store, months, log, complaints: this.#complaints, clock: this.#clock });
-    this.#recorder = new JournalRecorder({ redis: this.#redis, actor: processName, clock: this.#clock });
+    this.#recorder = createServiceRecorder(this.#redis, processName, log, this.#clock);
     this.#stamping = createSelfStamping(config.timestamp, { command: this.#redis, blocking: this.#blocking });
     this.#checkpointer = this.#createCheckpointer();
     this.#spoolWatch = new SpoolWatch({ log, spool: () => this.#spool });
@@ -107,6 +109,7 @@ class Journal implements JournalService {
       damaged: () => (this.#housekeeping.damage === undefined ? 0 : 1),
     });
     registerWaitingAge(this.#metrics.registry, () => oldestWaitingSeconds(this.#redis));
+    registerRecorderMetrics(this.#metrics.registry, () => this.#recorder.lost);
   }
 
   start(): void {

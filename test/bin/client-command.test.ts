@@ -40,11 +40,23 @@ describe('sigillo client', { skip: redisServerMissing() }, () => {
     );
     assert.equal((await run('enable', 'bank-1')).code, 0);
 
+    const renewed = await run('secret', 'bank-1');
+    const newBearer = /Bearer key {2}(\S+)/.exec(renewed.stdout)?.[1] as string;
+    const later = createClientAccess({ redis, log: { info: () => undefined, warn: () => undefined } });
+    await later.ready();
+    assert.equal(later.authenticate(`Bearer ${bearer}`).kind, 'refused');
+    assert.equal(later.authenticate(`Bearer ${newBearer}`).kind, 'client');
+    later.close();
+    assert.match((await run('secret', 'nobody')).stderr, /CLIENT_UNKNOWN/);
+
     const again = await run('add', 'bank-1');
     assert.equal(again.code, 1);
     assert.match(again.stderr, /CLIENT_EXISTS/);
     assert.equal((await run('remove', 'bank-1')).code, 0);
     assert.match((await run('remove', 'bank-1')).stderr, /CLIENT_UNKNOWN/);
+    const successor = await run('add', 'bank-1');
+    assert.deepEqual([successor.code, successor.stdout], [1, '']);
+    assert.match(successor.stderr, /CLIENT_NAME_RETIRED.*bank-1/s);
     assert.match((await run('add', 'not a name')).stderr, /CLIENT_NAME_INVALID/);
     assert.deepEqual(JSON.parse((await run('list', '--json')).stdout), []);
   });

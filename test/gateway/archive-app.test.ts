@@ -4,6 +4,7 @@ import { once } from 'node:events';
 import { createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { after, before, beforeEach, describe, test } from 'node:test';
+import { setTimeout as delay } from 'node:timers/promises';
 import type { Hono } from 'hono';
 import { type AccessGuard, createAccessGuard } from '../../gateway/access-guard.ts';
 import { createArchiveApp } from '../../gateway/archive-app.ts';
@@ -15,6 +16,7 @@ import type { RecordedEvent } from '../../observability/journal/recorder.ts';
 import { grantedResponse } from '../../pki/tsp-granted.ts';
 import { createSigner, laneRequest } from '../support/archived-stamps.ts';
 import { EmbeddedJournal, publishedEvent } from '../support/embedded-journal.ts';
+import { createGate } from '../support/lane-bench.ts';
 import { makeHierarchy, makeSoftwareTsu, type SoftwareHierarchy, type SoftwareTsu } from '../support/software-tsu.ts';
 import { createStampingBench } from '../support/stamping-bench.ts';
 import { TestPki } from '../support/timestamp-fixtures.ts';
@@ -45,6 +47,9 @@ after(async () => {
 });
 
 let eventsFull = false;
+let redisAway = false;
+/** What stands between an event and Redis having it. */
+let recording: Promise<void> | undefined;
 let read: RecordedEvent<'journal.read'>[];
 let refused: string[];
 let app: Hono;
@@ -53,6 +58,8 @@ const serve = (access: 'anonymous' | 'clients', source: JournalSource = createJo
   read = [];
   refused = [];
   eventsFull = false;
+  redisAway = false;
+  recording = undefined;
   const backlog = {
     get areEventsFull() {
       return eventsFull;
@@ -70,8 +77,12 @@ const serve = (access: 'anonymous' | 'clients', source: JournalSource = createJo
       },
     },
   });
-  const recorder = { record: (event: unknown) => void read.push(event as RecordedEvent<'journal.read'>) };
-  app = createArchiveApp(createStampReading({ access, guard, source, backlog, recorder }));
+  const recordNow = async (event: unknown): Promise<void> => {
+    if (redisAway) throw new Error('Connection is closed.');
+    await recording;
+    read.push(event as RecordedEvent<'journal.read'>);
+  };
+  app = createArchiveApp(createStampReading({ access, guard, source, backlog, recorder: { recordNow } }));
 };
 beforeEach(() => serve('clients'));
 
@@ -208,6 +219,23 @@ describe('GET /v1/timestamps/{serial}', () => {
       await assertError(await get(free, 'Bearer other'), 401, 'UNAUTHENTICATED');
     });
 
+    test('nothing is answered before Redis has the event', async () => {
+      const serial = await archive('bank-1');
+      const gate = createGate();
+      recording = gate.passed;
+      let answered = 0;
+      const answers = [serial, '42'.repeat(20)].map(async (which) => {
+        const { status } = await get(which, 'Bearer one');
+        assert.ok(read.some(({ detail }) => detail.query === `serial=${which}`));
+        answered += 1;
+        return status;
+      });
+      await delay(200);
+      assert.equal(answered, 0);
+      gate.open();
+      assert.deepEqual(await Promise.all(answers), [200, 404]);
+    });
+
     test('every reading is an event, with who read what and how much', async () => {
       const serial = await archive('bank-1');
       await get(serial, 'Bearer one');
@@ -284,6 +312,33 @@ describe('GET /v1/timestamps/{serial}', () => {
       assert.deepEqual(read, []);
       eventsFull = false;
       assert.equal((await get(serial, 'Bearer one')).status, 200);
+    });
+
+    test('503 when Redis does not take the event: nothing is shown, not even that it does not exist', async () => {
+      const serial = await archive('bank-1');
+      redisAway = true;
+      for (const which of [serial, '41'.repeat(20)]) {
+        const response = await get(which, 'Bearer one');
+        assert.match(response.headers.get('retry-after') ?? '', /^[1-9]\d*$/);
+        await assertError(response, 503, 'REDIS_UNAVAILABLE');
+      }
+      redisAway = false;
+      assert.equal((await get(serial, 'Bearer one')).status, 200);
+      assert.equal(read.length, 1);
+    });
+
+    test('so many at once of those with a credential, so many of anybody, each apart from the other', async () => {
+      const source = createJournalSource(async () => journal.client);
+      const gate = createGate();
+      const read = (readers: 'known' | 'anybody') => source.read(readers, () => gate.passed.then(() => readers));
+      const anybody = Array.from({ length: 10 }, () => read('anybody'));
+      const known = Array.from({ length: 10 }, () => read('known'));
+      gate.open();
+      const done = async (all: readonly ReturnType<typeof read>[]): Promise<(string | undefined)[]> =>
+        (await Promise.all(all)).map((one) => one?.value);
+      const expected = (readers: string, count: number) => Array.from({ length: 10 }, (_, i) => (i < count ? readers : undefined));
+      assert.deepEqual([await done(anybody), await done(known)], [expected('anybody', 2), expected('known', 4)]);
+      assert.deepEqual([(await read('anybody'))?.value, (await read('known'))?.value], ['anybody', 'known'], 'places come back');
     });
 
     test('503 when too many read at once', async () => {

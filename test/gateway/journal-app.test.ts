@@ -49,6 +49,7 @@ describe('GET /journal/...', { skip: redisServerMissing() }, () => {
   let stamps: SignedStamp[];
   let app: Hono;
   let read: RecordedEvent<'journal.read'>[];
+  let redisAway: boolean;
   let keyFile: string;
 
   before(async () => {
@@ -90,6 +91,7 @@ describe('GET /journal/...', { skip: redisServerMissing() }, () => {
   };
   const serve = (access: 'clients' | 'anonymous'): void => {
     read = [];
+    redisAway = false;
     const guard = createAccessGuard({
       metrics: { authenticationFailure: () => undefined },
       recorder: { record: () => undefined },
@@ -103,8 +105,11 @@ describe('GET /journal/...', { skip: redisServerMissing() }, () => {
       },
     });
     const source = createJournalSource(async () => journal.client);
-    const recorder = { record: (event: unknown) => void read.push(event as RecordedEvent<'journal.read'>) };
-    const reading = createStampReading({ access, guard, source, backlog: { areEventsFull: false }, recorder });
+    const recordNow = async (event: unknown): Promise<void> => {
+      if (redisAway) throw new Error('Connection is closed.');
+      read.push(event as RecordedEvent<'journal.read'>);
+    };
+    const reading = createStampReading({ access, guard, source, backlog: { areEventsFull: false }, recorder: { recordNow } });
     app = createJournalApp({ checkpoints: createCheckpointSource(redis), source, reading, keyFile });
   };
   beforeEach(async () => {
@@ -225,6 +230,40 @@ describe('GET /journal/...', { skip: redisServerMissing() }, () => {
       );
       serve('anonymous');
       assert.equal((await get(`proof/inclusion?serial=${stamps[11]?.serial}`)).status, 200);
+    });
+
+    test('many proofs for everybody keep nobody with a credential from its stamp', async () => {
+      await publish(covered);
+      const answers = Array.from({ length: 40 }, (_, i) => get(`proof/inclusion?sequence=${i}`));
+      const serial = stamps[10]?.serial;
+      const own = await Promise.all(
+        Array.from({ length: 4 }, () => get(`proof/inclusion?serial=${serial}`, { Authorization: 'Bearer client-bank-1' })),
+      );
+      assert.deepEqual(
+        own.map(({ status }) => status),
+        [200, 200, 200, 200],
+      );
+      const flood = await Promise.all(answers);
+      assert.ok(flood.some(({ status }) => status === 200));
+      for (const response of flood.filter(({ status }) => status !== 200)) await assertError(response, 503, 'OVERLOADED');
+      assert.equal((await get('proof/consistency?from=1')).status, 200);
+    });
+
+    test('many readings with a credential keep nobody from a proof', async () => {
+      await publish(covered);
+      const headers = { Authorization: 'Bearer client-bank-1' };
+      const answers = Array.from({ length: 40 }, () => get(`proof/inclusion?serial=${stamps[10]?.serial}`, headers));
+      assert.equal((await get('proof/inclusion?sequence=10')).status, 200);
+      assert.deepEqual([...new Set((await Promise.all(answers)).map(({ status }) => status))].toSorted(), [200, 503]);
+    });
+
+    test('503 by serial number when Redis does not take the event of the reading; proofs that tell nothing need none', async () => {
+      await publish(covered);
+      redisAway = true;
+      const reading = await get(`proof/inclusion?serial=${stamps[10]?.serial}`, { Authorization: 'Bearer client-bank-1' });
+      assert.match(reading.headers.get('retry-after') ?? '', /^[1-9]\d*$/);
+      await assertError(reading, 503, 'REDIS_UNAVAILABLE');
+      assert.equal((await get('proof/inclusion?sequence=10')).status, 200);
     });
 
     test('404 for what the newest checkpoint does not cover yet', async () => {

@@ -11,7 +11,7 @@ import {
   readStampCounts,
 } from '../../queue/client-register.ts';
 import { laneKeys } from '../../queue/keys.ts';
-import { addClient, removeClient, setClientRole, setClientState, waitingEvents } from '../support/clients.ts';
+import { addClient, removeClient, renewClientSecret, setClientRole, setClientState, waitingEvents } from '../support/clients.ts';
 import { redisServerMissing, startTestRedis, type TestRedis } from '../support/redis-server.ts';
 
 describe('register of clients', { skip: redisServerMissing() }, () => {
@@ -135,6 +135,56 @@ describe('register of clients', { skip: redisServerMissing() }, () => {
     await assert.rejects(addClient(redis, 'a'), { code: 'CLIENT_EXISTS' });
     await assert.rejects(removeClient(redis, 'b'), { code: 'CLIENT_UNKNOWN' });
     assert.equal(await redis.xlen(clientRegisterKeys.journal), 1);
+  });
+
+  test('the name of a client that was removed is given to nobody: its stamps are not read by another', async () => {
+    await addClient(redis, 'a');
+    await addClient(redis, 'b');
+    await removeClient(redis, 'a');
+    const version = await readClientsVersion(redis);
+    await assert.rejects(addClient(redis, 'a'), { code: 'CLIENT_NAME_RETIRED' });
+    await assert.rejects(addClient(redis, 'a', 'auditor'), { code: 'CLIENT_NAME_RETIRED' });
+    assert.equal(await readClientsVersion(redis), version);
+    assert.equal(await redis.xlen(clientRegisterKeys.journal), 3, 'what is refused tells nothing');
+    assert.deepEqual(
+      (await listClients(redis)).map(({ name }) => name),
+      ['b'],
+    );
+    await setClientState(redis, 'b', 'disabled');
+    await setClientState(redis, 'b', 'enabled');
+    await addClient(redis, 'A');
+  });
+
+  test('a new secret for the same name: nothing else changes, and it is told', async () => {
+    const { secret: old } = await addClient(redis, 'a', 'auditor');
+    await setClientState(redis, 'a', 'disabled');
+    const [before] = await listClients(redis);
+    const { secret } = await renewClientSecret(redis, 'a');
+    assert.notEqual(secret, old);
+    assert.deepEqual(await listClients(redis), [{ ...before, secretHash: hashSecret(secret).toString('base64url') }]);
+    const events = await waitingEvents(redis, clientRegisterKeys.journal);
+    assert.deepEqual([events.at(-1)?.kind, events.at(-1)?.subject, events.at(-1)?.actor], ['client.secretRenewed', 'a', 'tester']);
+    assert.equal(await readClientsVersion(redis), '3');
+    await assert.rejects(renewClientSecret(redis, 'b'), { code: 'CLIENT_UNKNOWN' });
+  });
+
+  test('nor is a name that was removed before names were kept, which its count of stamps tells, given to anybody', async () => {
+    await redis.hset(laneKeys('timestamp').stamps, 'old', 3, 'present', 2);
+    await assert.rejects(addClient(redis, 'old'), { code: 'CLIENT_NAME_RETIRED' });
+    await redis.hdel(laneKeys('timestamp').stamps, 'present');
+    await addClient(redis, 'present');
+    await redis.hset(laneKeys('timestamp').stamps, 'present', 2);
+    await assert.rejects(addClient(redis, 'present'), { code: 'CLIENT_EXISTS' });
+  });
+
+  test('of many that remove a client and add one of its name at once, none gets the name', async () => {
+    await addClient(redis, 'a');
+    const results = await Promise.allSettled([removeClient(redis, 'a'), ...Array.from({ length: 20 }, () => addClient(redis, 'a'))]);
+    assert.deepEqual(
+      results.map(({ status }) => status),
+      ['fulfilled', ...Array.from({ length: 20 }, () => 'rejected')],
+    );
+    assert.deepEqual(await listClients(redis), []);
   });
 
   test('the register is bounded, and a name in it can still be changed', async () => {

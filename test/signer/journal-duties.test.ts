@@ -152,7 +152,9 @@ describe('what a signer does for the journal', { skip: withoutSofthsm || redisSe
       assert.equal(verifyCheckpoint(note, { name: 'example.org/journal', spki: published }).kind, 'valid');
       const smaller = checkpointText({ ...checkpoint, size: 41 });
       await assert.rejects(requestCheckpointSignature(command, smaller, { deadlineMs: 3_000 }), { code: 'JOURNAL_CHECKPOINT_REFUSED' });
-      assert.match(JSON.stringify(await signer.metrics()), /"journal_key_up"[^}]*"values":\[\{"value":1/);
+      const metrics = JSON.stringify(await signer.metrics());
+      assert.match(metrics, /"journal_key_up"[^}]*"values":\[\{"value":1/);
+      assert.match(metrics, /"journal_events_lost_total"[^}]*"values":\[\{"value":0/);
     });
   });
 

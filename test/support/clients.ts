@@ -14,6 +14,8 @@ export const setClientState = (redis: RedisClient, name: string, state: register
   register.setClientState(redis, name, state, tell);
 export const setClientRole = (redis: RedisClient, name: string, role: register.ClientRole): Promise<void> =>
   register.setClientRole(redis, name, role, tell);
+export const renewClientSecret = (redis: RedisClient, name: string): Promise<{ readonly secret: string }> =>
+  register.renewClientSecret(redis, name, tell);
 export const removeClient = (redis: RedisClient, name: string): Promise<void> => register.removeClient(redis, name, tell);
 
 /** Authorization header of HTTP Basic. */

@@ -285,6 +285,7 @@ describe('operations', { skip }, () => {
       assert.ok(sample('hsm_sessions{slot="sigillo-timestamp",state="idle"}') >= 1);
       assert.equal(sample('hsm_signatures_total{slot="sigillo-timestamp"}'), counts['granted']);
       assert.ok(sample('hsm_sign_seconds_total{slot="sigillo-timestamp"}') > 0);
+      assert.equal(sample('journal_events_lost_total'), 0);
       assert.equal(sample('supervised_up{process="signer"}'), 1);
       assert.equal(sample('supervised_restarts_total{process="signer"}'), 0);
       assert.match(text, /^process_resident_memory_bytes\{.*process="gateway".*\} \d+/m);

@@ -98,6 +98,25 @@ describe('the recorder of events', { skip: redisServerMissing() }, () => {
     await recorder.close();
   });
 
+  test('what it gives up at its end is counted and told', async () => {
+    const told: number[] = [];
+    const recorder = new JournalRecorder({ redis, actor: 'test', onLost: (events) => void told.push(events) });
+    recorder.record(stopped('recorded'));
+    await until('it is recorded', async () => (await recorded()).length === 1);
+    await server.stop();
+    await until('the connection is gone', () => redis.status !== 'ready');
+    for (let i = 0; i < 5; i += 1) recorder.record(stopped(String(i)));
+    assert.equal(recorder.lost, 0, 'they wait');
+    await recorder.close();
+    assert.deepEqual([recorder.lost, told], [5, [5]]);
+    await server.start();
+    await until('Redis is back', () => redis.status === 'ready');
+    const fine = new JournalRecorder({ redis, actor: 'test', onLost: (events) => void told.push(events) });
+    fine.record(stopped('fine'));
+    await fine.close();
+    assert.deepEqual(told, [5], 'nothing is told of nothing');
+  });
+
   test('an event that does not fit its kind holds up no other', async () => {
     const failures: unknown[] = [];
     const recorder = new JournalRecorder({ redis, actor: 'test', onFailed: (error) => failures.push(error) });
