@@ -242,4 +242,15 @@ describe('a service whose clock time servers watch', { skip }, () => {
       );
     assert.ok(entries.some(({ clock }) => clock === 'trusted') && entries.some(({ clock }) => clock === 'unverified'));
   });
+
+  test('other processes of the host say what its signers found of the clock', async () => {
+    const clocksOf = async (kind: string): Promise<Set<unknown>> => {
+      const { stdout } = await folder.command(journal, 'journal', 'search', '--kind', kind, '--json', '--limit', '1000');
+      const lines = stdout.split('\n').filter((line) => line.startsWith('{'));
+      return new Set(lines.map((line) => JSON.parse(line).clock));
+    };
+    // Of the journal process, and of the commands that read it above.
+    for (const kind of ['journal.checkpoint', 'journal.read'])
+      await until(`${kind} under a clock that is trusted`, async () => (await clocksOf(kind)).has('trusted'));
+  });
 });
