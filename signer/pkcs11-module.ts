@@ -12,8 +12,16 @@ import { SigilloError } from '../config/errors.ts';
 import { homePaths } from '../config/home.ts';
 import type { Config, KeyPurpose } from '../config/schema.ts';
 import { readSecretFile } from '../config/secrets.ts';
-import { callingHsm, ckrCode, classifyPkcs11Error, hsmError, userAlreadyLoggedIn } from './pkcs11-errors.ts';
-import { createRefusedPins } from './refused-pins.ts';
+import {
+  callingHsm,
+  ckrCode,
+  classifyLoginError,
+  classifyPkcs11Error,
+  hsmError,
+  type LoginFailure,
+  userAlreadyLoggedIn,
+} from './pkcs11-errors.ts';
+import { createRefusedPins, type LoginTry } from './refused-pins.ts';
 
 /** A token by its label, the module that it is in, and what its keys may be used for. */
 export interface HsmSlot {
@@ -160,6 +168,45 @@ const readTokens = (module: Module, onUnreadable: () => void = () => undefined):
   return tokens;
 };
 
+/** The token was asked to log in, and did not; `cause` is the error to throw. */
+class LoginFailed extends Error {}
+
+interface FailedLogin {
+  readonly failure: LoginFailure;
+  readonly error: unknown;
+}
+
+/** Logs in, several times only as long as the token has not seen the PIN. @returns undefined when it is logged in */
+const tryLogin = (session: Session, pin: string, module: { readonly softhsm: boolean }): FailedLogin | undefined => {
+  for (let tries = 1; ; tries += 1) {
+    try {
+      session.login(pin, UserType.USER);
+      return undefined;
+    } catch (error) {
+      if (ckrCode(error) === userAlreadyLoggedIn) return undefined;
+      const failure = classifyLoginError(error, module);
+      if (failure !== 'untouched' || tries === triesMax) return { failure, error };
+    }
+    pause();
+  }
+};
+
+/** Writes down how a login has failed. @returns what to throw */
+const settle = (attempt: LoginTry, { failure, error }: FailedLogin, doing: string): LoginFailed => {
+  const { code, message } = hsmError(error, doing);
+  let said = message;
+  try {
+    if (failure === 'untouched') attempt.untouched();
+    else if (failure === 'unclear') attempt.unclear(message);
+    else attempt.refused(message);
+  } catch (cause) {
+    // The try that was written before the login stays then, and counts.
+    said = `${message}; it cannot be remembered: ${(cause as Error).message}`;
+  }
+  const thrown = new SigilloError(failure === 'refused' ? 'HSM_PIN_REFUSED' : code, said, { cause: error });
+  return new LoginFailed(said, { cause: thrown });
+};
+
 export interface ModuleOptions {
   readonly modulePath: string;
   readonly environment: Readonly<Record<string, string>>;
@@ -202,38 +249,38 @@ export const openModule = ({ modulePath, environment, refusedPinFolder }: Module
     const flags = SessionFlag.SERIAL_SESSION | (options.readWrite ? SessionFlag.RW_SESSION : 0);
     return callingHsm(`open a session on token "${label}"`, () => slot.open(flags));
   };
+  const isSofthsm = callingHsm('describe the module', () => lib.C_GetInfo()).manufacturerID.startsWith('SoftHSM');
+  /** @throws LoginFailed when the token was asked, SigilloError when it was not */
+  const loginOnce = (slot: HsmSlot, session: Session): void => {
+    const attempt = refusedPins.begin(slot.label, slot.pinFile);
+    let pin: string;
+    try {
+      pin = readSecretFile(slot.pinFile);
+    } catch (error) {
+      attempt.untouched();
+      throw error;
+    }
+    const failed = tryLogin(session, pin, { softhsm: isSofthsm });
+    if (failed === undefined) attempt.taken();
+    else throw settle(attempt, failed, `log in to token "${slot.label}" with the PIN of ${slot.pinFile}`);
+  };
   const login = (slot: HsmSlot): void => {
     const earlier = logins.get(slot.label);
     if (earlier !== undefined) {
       if ('refused' in earlier) throw earlier.refused;
       return;
     }
-    refusedPins.check(slot.label, slot.pinFile);
-    const pin = readSecretFile(slot.pinFile);
     // The login ends with the last session on the token (PKCS#11 v3.1, 5.6.8), so this session stays open.
     const session = openSession(slot.label, { readWrite: false });
-    const tryLogin = (): void => {
-      try {
-        session.login(pin, UserType.USER);
-      } catch (error) {
-        if (classifyPkcs11Error(error) !== 'device') throw error;
-        pause();
-        session.login(pin, UserType.USER);
-      }
-    };
     try {
-      tryLogin();
+      loginOnce(slot, session);
     } catch (error) {
-      if (ckrCode(error) !== userAlreadyLoggedIn) {
-        const refused = hsmError(error, `log in to token "${slot.label}" with the PIN of ${slot.pinFile}`);
-        logins.set(slot.label, { refused });
-        if (refused.code === 'HSM_PIN_REFUSED') refusedPins.refuse(slot.label, slot.pinFile, refused.message);
-        session.close();
-        throw refused;
-      }
+      session.close();
+      // A try that never began may begin later.
+      if (error instanceof LoginFailed) logins.set(slot.label, { refused: error.cause });
+      throw error instanceof LoginFailed ? error.cause : error;
     }
     logins.set(slot.label, { session });
-    refusedPins.forget(slot.label);
   };
   const sessionLimit = (label: string): number | undefined => {
     const { maxSessionCount } = findSlot(label).getToken();
