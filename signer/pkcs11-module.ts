@@ -112,7 +112,9 @@ export interface HsmModule {
   readonly lib: pkcs11.PKCS11;
   /** Every slot with a token that can be read, also one without a label. */
   tokens(): { readonly slot: Slot; readonly token: Token; readonly label: string }[];
-  /** The slot whose token has this label. @throws HSM_TOKEN_MISSING when none or more than one has it */
+  /** How many tokens have this label; asks each that is there. @throws HSM_DEVICE */
+  countOf(label: string): number;
+  /** The slot whose token has this label, the first when there are several. @throws HSM_TOKEN_MISSING when none has it */
   findSlot(label: string): Slot;
   /**
    * Logs in to the token of this slot, once for the life of the process: later calls repeat the outcome, never the PIN.
@@ -151,21 +153,72 @@ const pause = (): void => void Atomics.wait(new Int32Array(new SharedArrayBuffer
 /** Labels fill a field of 32 bytes, padded with blanks (PKCS#11 v3.1, 3.2); some modules pad with zeros. */
 const trimLabel = (label: string): string => label.replace(/[\0 ]+$/, '');
 
-const readTokens = (module: Module, onUnreadable: () => void = () => undefined): ReturnType<HsmModule['tokens']> => {
-  const slots = callingHsm('list the slots', () => module.getSlots(true));
-  const tokens: ReturnType<HsmModule['tokens']> = [];
-  for (let i = 0; i < slots.length; i += 1) {
-    try {
-      const slot = slots.items(i);
-      const token = slot.getToken();
-      tokens.push({ slot, token, label: trimLabel(token.label) });
-    } catch (error) {
-      // A broken neighbour is no reason to lose the token we look for; if it is the one, its label will be missing.
-      if (classifyPkcs11Error(error) !== 'device') throw hsmError(error, 'read a token');
-      onUnreadable();
-    }
+interface ReadToken {
+  readonly slot: Slot;
+  readonly token: Token;
+  readonly label: string;
+}
+
+/** Reads one token. @returns undefined when it cannot be read now */
+const readToken = (slot: Slot): ReadToken | undefined => {
+  try {
+    const token = slot.getToken();
+    return { slot, token, label: trimLabel(token.label) };
+  } catch (error) {
+    // A broken neighbour is no reason to lose the token we look for; if it is the one, its label will be missing.
+    if (classifyPkcs11Error(error) !== 'device') throw hsmError(error, 'read a token');
+    return undefined;
   }
-  return tokens;
+};
+
+const slotsWithTokens = (module: Module): Slot[] => {
+  const slots = callingHsm('list the slots', () => module.getSlots(true));
+  return Array.from({ length: slots.length }, (_, i) => slots.items(i));
+};
+
+const readTokens = (module: Module): ReturnType<HsmModule['tokens']> => slotsWithTokens(module).flatMap((slot) => readToken(slot) ?? []);
+
+/**
+ * Finds slots by the labels of their tokens, and keeps them: C_GetTokenInfo of a token that hangs would hold up whoever looks for
+ * another one, so no token is asked that is not needed.
+ */
+const createSlotFinder = (module: Module): ((label: string) => Slot) => {
+  const known = new Map<string, Slot>();
+  const isStill = (slot: Slot, label: string): boolean => {
+    try {
+      return readToken(slot)?.label === label;
+    } catch {
+      return false; // what is wrong shows when it is looked for
+    }
+  };
+  /** Stops at the first: `hsm selftest` says when there is another. */
+  const look = (label: string): { readonly slot?: Slot; readonly others: readonly string[]; readonly unreadable: boolean } => {
+    const others: string[] = [];
+    let unreadable = false;
+    for (const slot of slotsWithTokens(module)) {
+      const read = readToken(slot);
+      if (read?.label === label) return { slot, others, unreadable };
+      if (read === undefined) unreadable = true;
+      else if (read.label !== '') others.push(read.label);
+    }
+    return { others, unreadable };
+  };
+  return (label) => {
+    const kept = known.get(label);
+    if (kept !== undefined && isStill(kept, label)) return kept;
+    known.delete(label);
+    let found = look(label);
+    for (let tries = 1; tries < triesMax && found.unreadable && found.slot === undefined; tries += 1) {
+      pause();
+      found = look(label);
+    }
+    const { slot, others } = found;
+    if (slot === undefined) {
+      throw new SigilloError('HSM_TOKEN_MISSING', `"${label}" is not among: ${others.map((one) => `"${one}"`).join(', ') || 'none'}`);
+    }
+    known.set(label, slot);
+    return slot;
+  };
 };
 
 /** The token was asked to log in, and did not; `cause` is the error to throw. */
@@ -227,23 +280,7 @@ export const openModule = ({ modulePath, environment, refusedPinFolder }: Module
   const refusedPins = createRefusedPins(refusedPinFolder);
   const logins = new Map<string, { readonly session: Session } | { readonly refused: unknown }>();
 
-  const findSlot = (label: string): Slot => {
-    let unreadable = 0;
-    let all = readTokens(module, () => {
-      unreadable += 1;
-    });
-    for (let tries = 1; tries < triesMax && unreadable > 0 && !all.some((candidate) => candidate.label === label); tries += 1) {
-      pause();
-      all = readTokens(module);
-    }
-    const [match, second] = all.filter((candidate) => candidate.label === label);
-    if (match === undefined) {
-      const labels = all.map((candidate) => candidate.label).filter((found) => found !== '');
-      throw new SigilloError('HSM_TOKEN_MISSING', `"${label}" is not among: ${labels.map((found) => `"${found}"`).join(', ') || 'none'}`);
-    }
-    if (second !== undefined) throw new SigilloError('HSM_TOKEN_MISSING', `"${label}" names two tokens; give each its own label`);
-    return match.slot;
-  };
+  const findSlot = createSlotFinder(module);
   const openSession = (label: string, options: { readWrite: boolean }): Session => {
     const slot = findSlot(label);
     const flags = SessionFlag.SERIAL_SESSION | (options.readWrite ? SessionFlag.RW_SESSION : 0);
@@ -296,6 +333,7 @@ export const openModule = ({ modulePath, environment, refusedPinFolder }: Module
     modulePathOf: () => modulePath,
     lib,
     tokens: () => readTokens(module),
+    countOf: (label) => readTokens(module).filter((one) => one.label === label).length,
     findSlot,
     login,
     openSession,
