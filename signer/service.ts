@@ -82,6 +82,7 @@ const startPool = (
   config: Config,
   slot: HsmSlot,
   module: OpenHsm,
+  log: Logger,
   { tsuMemory, clockMemory }: Pick<StampWorkerData, 'tsuMemory' | 'clockMemory'>,
 ): Promise<StampingPool> => {
   const embedded = config.hsm.mode === 'embedded';
@@ -103,6 +104,8 @@ const startPool = (
     inline: embedded,
     callMsMax: config.signer.callMsMax,
     keepAliveMs: config.signer.keepAliveMs,
+    onSetAside: (tsus) =>
+      log.error({ slot: slot.label, tsus }, 'signer: TSUs cannot be opened; the others stamp on, and these are looked for again'),
   });
 };
 
@@ -222,7 +225,7 @@ const serveSlot = async ({ config, log, hsm, slot, command, teller }: SlotParts)
 
   const clock = watchClock({ time: config.time, log, recorder: journal.recorder });
   const tsuMemory = createTsuMemory(tsus);
-  const pool = await startPool(config, slot, module, { tsuMemory, clockMemory: clock.memory });
+  const pool = await startPool(config, slot, module, log, { tsuMemory, clockMemory: clock.memory });
   let responder: LaneResponder | undefined;
   const metrics = createSignerMetrics({
     slot: slot.label,
