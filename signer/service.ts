@@ -8,6 +8,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { SigilloError } from '../config/errors.ts';
 import type { Config } from '../config/schema.ts';
 import { registerClockMetrics } from '../observability/clock-metrics.ts';
+import { recordStop } from '../observability/journal/service-events.ts';
 import type { Logger } from '../observability/log.ts';
 import type { HealthItem } from '../observability/ops-app.ts';
 import { createSignerMetrics, type SignerMetrics } from '../observability/signer-metrics.ts';
@@ -284,12 +285,18 @@ const serveSlot = async ({ config, log, hsm, slot, command, teller }: SlotParts)
         await pool.close();
       }
       clock.close();
+      // A thread is inside the module for ever, and would hold up the end of the process for ever. Any other call may hang as well, also
+      // the end of the journal's session: no more of them, only what is said to Redis, and that not for long.
+      if (pool.stuck) {
+        recordStop(journal.recorder, 'signer', reason);
+        await Promise.race([Promise.allSettled([teller.end(), journal.recorder.close()]), delay(abandonMsMax)]);
+        process.kill(process.pid, 'SIGKILL');
+        return;
+      }
       await teller.end();
       await journal.stop(reason);
       command.disconnect();
       blocking.disconnect();
-      // A thread that is inside the module for ever would hold up the end of the process for ever.
-      if (pool.stuck) process.kill(process.pid, 'SIGKILL');
       if (failure !== undefined) return;
       try {
         module.close();
