@@ -5,7 +5,6 @@
  * Each signature under way has a lane of its own, with a session and templates for each TSU: a template holds one stamp at a time.
  * Threads that wait, one for each signature, would do the same with 30 MB each.
  */
-import { setTimeout as delay } from 'node:timers/promises';
 import { SigilloError } from '../config/errors.ts';
 import type { ReceivedStampRequest } from '../queue/stamp-messages.ts';
 import { AnswerWriter, type Grant } from './answer-writer.ts';
@@ -15,13 +14,15 @@ import { machineClocks } from './clock-sources.ts';
 import { ckrCode, sessionCountReached } from './pkcs11-errors.ts';
 import { readBatch } from './received-batch.ts';
 import { createSerialNumbers } from './serial-numbers.ts';
-import { createPaceMemory, takeTurn } from './session-pace.ts';
+import { turnsOutside } from './session-pace.ts';
 import { asSlotFailed, describeError, SlotFailed, slotFailureOf } from './slot-failure.ts';
-import type { SlotFailure, StampTask, StampTaskResult, StampWorkerData } from './stamp-task.ts';
+import type { LookResult, StampTask, StampTaskResult, StampWorkerData } from './stamp-task.ts';
+import type { Stamper } from './stamper.ts';
 import type { TsuUnit } from './tsu-unit.ts';
 import { TsuUnits } from './tsu-units.ts';
 
-const noPause = createPaceMemory(0);
+/** How soon a token that had no room is asked again. */
+const roomAgainMs = 60_000;
 
 interface Lane {
   readonly units: TsuUnits;
@@ -36,6 +37,8 @@ type Answer =
 
 export class ConcurrentStamper {
   readonly #data: StampWorkerData;
+  readonly #plain: Pick<Stamper, 'stamp'> | undefined;
+  #plainUntilMs = Number.NEGATIVE_INFINITY;
   readonly #clock: GuardedClock;
   readonly #nowMs: () => number;
   readonly #nextSerial = createSerialNumbers();
@@ -52,8 +55,10 @@ export class ConcurrentStamper {
   /** The token has no room for another session. */
   #full = false;
 
-  constructor(data: StampWorkerData) {
+  /** @param plain stamps when the token has no room for a single session beside those that it has */
+  constructor(data: StampWorkerData, plain?: Pick<Stamper, 'stamp'>) {
     this.#data = data;
+    this.#plain = plain;
     const clocks = machineClocks();
     this.#clock = createGuardedClock(data.clockMemory, clocks, data.time);
     this.#nowMs = clocks.monotonicMs;
@@ -61,13 +66,20 @@ export class ConcurrentStamper {
   }
 
   /** Answers every request of a batch, or none. Batches may be under way together. */
-  async stamp({ payload, enteredAtMs, atOnce }: StampTask): Promise<StampTaskResult> {
+  async stamp(task: StampTask): Promise<StampTaskResult> {
+    const { payload, enteredAtMs, atOnce } = task;
+    if (this.#plain !== undefined && this.#nowMs() < this.#plainUntilMs) return this.#plain.stamp(task);
     const requests = readBatch(payload);
     if (!Array.isArray(requests)) return requests;
     const spent = { signMs: 0 };
     const settled = await Promise.allSettled(requests.map((request) => this.#answer(request, enteredAtMs, atOnce, spent)));
     const failed = settled.find(({ status }) => status === 'rejected');
-    if (failed?.status === 'rejected') return slotFailureOf(failed.reason);
+    if (failed?.status === 'rejected') {
+      if (this.#plain === undefined || ckrCode(failed.reason) !== sessionCountReached) return slotFailureOf(failed.reason);
+      // There is not one lane, so nothing of this batch was answered.
+      this.#plainUntilMs = this.#nowMs() + roomAgainMs;
+      return this.#plain.stamp(task);
+    }
     const answers = settled.map((one, index) => ({
       request: requests[index] as ReceivedStampRequest,
       answer: (one as PromiseFulfilledResult<Answer>).value,
@@ -76,15 +88,26 @@ export class ConcurrentStamper {
   }
 
   /** Takes over TSUs that are new, and keeps the sessions that are idle from being closed for want of use. */
-  look(): SlotFailure | undefined {
+  async look(): Promise<LookResult> {
+    const setAside = new Set<string>();
     try {
-      for (const lane of this.#idle) {
-        this.#calling(lane, () => {
-          lane.units.refresh();
-          lane.units.keepAlive();
-        });
+      for (const lane of [...this.#idle]) {
+        const at = this.#idle.indexOf(lane);
+        // It is at work now, which keeps it alive as well.
+        if (at < 0) continue;
+        this.#idle.splice(at, 1);
+        this.#inUse += 1;
+        try {
+          await this.#calling(lane, async () => {
+            await lane.units.refreshLater();
+            await lane.units.keepAliveLater();
+          });
+          for (const message of lane.units.setAside) setAside.add(message);
+        } finally {
+          this.#giveBack(lane);
+        }
       }
-      return undefined;
+      return setAside.size === 0 ? undefined : { kind: 'setAside', messages: [...setAside] };
     } catch (error) {
       return slotFailureOf(error);
     }
@@ -105,7 +128,7 @@ export class ConcurrentStamper {
   }
 
   async #stamp(lane: Lane, request: ReceivedStampRequest, spent: { signMs: number }): Promise<Answer> {
-    this.#calling(lane, () => lane.units.refresh());
+    await this.#calling(lane, () => lane.units.refreshLater());
     const reading = this.#clock.read();
     if (reading.kind === 'unavailable') return { kind: 'refused', outcome: 'timeNotAvailable', reading };
     const { unixMillis, state, errorMs } = reading;
@@ -156,10 +179,10 @@ export class ConcurrentStamper {
     return known;
   }
 
-  #calling(lane: Lane, step: () => void): void {
+  async #calling(lane: Lane, step: () => Promise<void>): Promise<void> {
     lane.call.begin(this.#nowMs());
     try {
-      step();
+      await step();
     } catch (error) {
       throw asSlotFailed(error);
     } finally {
@@ -175,20 +198,20 @@ export class ConcurrentStamper {
       this.#inUse += 1;
       return idle;
     }
+    // Queued first: a lane that cannot be opened fails those that wait.
+    const lane = new Promise<Lane>((take, failed) => this.#waiting.push({ take, failed }));
     if (this.#lanes < atOnce && !this.#full) void this.#open();
-    return new Promise((take, failed) => this.#waiting.push({ take, failed }));
+    return lane;
   }
 
   /** Opens a lane when its turn has come, and holds nothing up meanwhile. */
   async #open(): Promise<void> {
     this.#lanes += 1;
-    const waitMs = takeTurn(this.#data.paceMemory, this.#nowMs());
-    if (waitMs > 0) await delay(waitMs);
     const call = takeCallMark(this.#data.callMemory);
+    const units = new TsuUnits(this.#data, turnsOutside(call, this.#data.paceMemory));
     call.begin(this.#nowMs());
     try {
-      // The turn was for all of its sessions: one, and two around a change of keys.
-      const units = new TsuUnits({ ...this.#data, paceMemory: noPause });
+      await units.refreshLater();
       this.#inUse += 1;
       this.#giveBack({ units, call });
     } catch (error) {

@@ -10,6 +10,7 @@ import type { KeyPurpose } from '../config/schema.ts';
 import type { KeyScheme, SignatureDigest } from '../pki/algorithms.ts';
 import { createSignInput, signatureValue, signMechanism } from './mechanisms.ts';
 import { classifyPkcs11Error } from './pkcs11-errors.ts';
+import { noTurns, type SessionTurns } from './session-pace.ts';
 
 /** RSA-4096 signatures are 512 octets, the longest there are. */
 const signatureOctetsMax = 512;
@@ -22,6 +23,8 @@ export interface KeySessionOptions {
   readonly purpose: KeyPurpose;
   readonly scheme: KeyScheme;
   readonly digest: SignatureDigest;
+  /** For sessions that replace lost ones; whoever opens the first has taken its turn. @defaultValue no pace */
+  readonly turns?: SessionTurns;
 }
 
 export interface KeySession {
@@ -37,6 +40,8 @@ export interface KeySession {
   prepare(): void;
   /** Asks the token about the session: network HSMs close those that are idle for minutes. @throws the PKCS#11 error of the module */
   keepAlive(): void;
+  /** The same, without holding up the thread while a session that was lost waits for its turn. */
+  keepAliveLater(): Promise<void>;
   close(): void;
 }
 
@@ -77,7 +82,7 @@ const openWithKey = (module: pkcs11js.PKCS11, slot: Buffer, keyLabel: string): O
 
 /** Opens the session and finds the key. @throws HSM_KEY_MISSING, or the PKCS#11 error of the module */
 export const openKeySession = (options: KeySessionOptions): KeySession => {
-  const { scheme, digest } = options;
+  const { scheme, digest, turns = noTurns } = options;
   const module = new pkcs11js.PKCS11();
   module.load(options.modulePath);
   const slot = Buffer.from(options.slot);
@@ -88,10 +93,29 @@ export const openKeySession = (options: KeySessionOptions): KeySession => {
   const open = (): OpenSession => openWithKey(module, slot, options.keyLabel);
   let current = open();
 
-  const reopen = (): void => {
+  const discard = (): void => {
     closeSession(module, current.session);
     initialised = false;
+  };
+  const reopen = (): void => {
+    discard();
+    turns.now();
     current = open();
+  };
+  const reopenLater = async (): Promise<void> => {
+    discard();
+    await turns.later();
+    current = open();
+  };
+  /** @throws the error of the module, unless it is the session's */
+  const isLost = (): boolean => {
+    try {
+      module.C_GetSessionInfo(current.session);
+      return false;
+    } catch (error) {
+      if (classifyPkcs11Error(error) !== 'session') throw error;
+      return true;
+    }
   };
 
   /** True while the session is between C_SignInit and C_Sign. Nothing else uses it, so no other operation can come between. */
@@ -131,7 +155,7 @@ export const openKeySession = (options: KeySessionOptions): KeySession => {
         raw = await signOnceLater();
       } catch (error) {
         if (classifyPkcs11Error(error) !== 'session') throw error;
-        reopen();
+        await reopenLater();
         raw = await signOnceLater();
       }
       return signatureValue(scheme, raw);
@@ -145,12 +169,10 @@ export const openKeySession = (options: KeySessionOptions): KeySession => {
       }
     },
     keepAlive() {
-      try {
-        module.C_GetSessionInfo(current.session);
-      } catch (error) {
-        if (classifyPkcs11Error(error) !== 'session') throw error;
-        reopen();
-      }
+      if (isLost()) reopen();
+    },
+    async keepAliveLater() {
+      if (isLost()) await reopenLater();
     },
     close() {
       closeSession(module, current.session);

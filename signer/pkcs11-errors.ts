@@ -152,6 +152,44 @@ export const classifyPkcs11Error = (error: unknown): Pkcs11ErrorClass => {
   return code === undefined ? 'bug' : classOfCkr(code);
 };
 
+/**
+ * What a failed C_Login says of the PIN. Only what the token said before it looked at the PIN may be followed by the same PIN again:
+ *
+ * - `untouched`: it has not seen the PIN. By their definitions in PKCS#11 v3.1, section 6: the session was invalid, or the token not
+ *   there, "at the time that the function was invoked"; nothing is initialised; there is no PIN yet that could be compared.
+ * - `unclear`: the way to it broke "during the execution" (the token was removed, the session closed, memory ran out). It may have
+ *   counted the try.
+ * - `refused`: everything else. Products answer a wrong PIN with codes of their own, and CKR_FUNCTION_FAILED says nothing at all.
+ */
+export type LoginFailure = 'untouched' | 'unclear' | 'refused';
+
+const { session, device } = table;
+const untouched: readonly (number | undefined)[] = [
+  session['CKR_SESSION_HANDLE_INVALID'],
+  device['CKR_TOKEN_NOT_PRESENT'],
+  device['CKR_CRYPTOKI_NOT_INITIALIZED'],
+  device['CKR_USER_PIN_NOT_INITIALIZED'],
+];
+const unclear: readonly (number | undefined)[] = [
+  session['CKR_SESSION_CLOSED'],
+  device['CKR_DEVICE_REMOVED'],
+  device['CKR_DEVICE_ERROR'],
+  device['CKR_DEVICE_MEMORY'],
+  device['CKR_HOST_MEMORY'],
+];
+
+/**
+ * Class of what C_Login has thrown.
+ * @param options.softhsm the module is SoftHSM: its CKR_GENERAL_ERROR means that it could not read the token's file, before the PIN
+ *   (Token::loginUser of 2.6.1), which happens while another process writes it; and it counts no tries
+ */
+export const classifyLoginError = (error: unknown, { softhsm }: { readonly softhsm: boolean }): LoginFailure => {
+  const code = ckrCode(error);
+  if (code === undefined) return 'refused';
+  if (untouched.includes(code) || (softhsm && code === device['CKR_GENERAL_ERROR'])) return 'untouched';
+  return unclear.includes(code) ? 'unclear' : 'refused';
+};
+
 /** `CKR_...` for a code of the table, its hexadecimal number for others. */
 export const ckrName = (code: number): string => nameByCode.get(code) ?? `CKR 0x${code.toString(16)}`;
 

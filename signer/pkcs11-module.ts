@@ -12,8 +12,16 @@ import { SigilloError } from '../config/errors.ts';
 import { homePaths } from '../config/home.ts';
 import type { Config, KeyPurpose } from '../config/schema.ts';
 import { readSecretFile } from '../config/secrets.ts';
-import { callingHsm, ckrCode, classifyPkcs11Error, hsmError, userAlreadyLoggedIn } from './pkcs11-errors.ts';
-import { createRefusedPins } from './refused-pins.ts';
+import {
+  callingHsm,
+  ckrCode,
+  classifyLoginError,
+  classifyPkcs11Error,
+  hsmError,
+  type LoginFailure,
+  userAlreadyLoggedIn,
+} from './pkcs11-errors.ts';
+import { createRefusedPins, type LoginTry } from './refused-pins.ts';
 
 /** A token by its label, the module that it is in, and what its keys may be used for. */
 export interface HsmSlot {
@@ -104,7 +112,9 @@ export interface HsmModule {
   readonly lib: pkcs11.PKCS11;
   /** Every slot with a token that can be read, also one without a label. */
   tokens(): { readonly slot: Slot; readonly token: Token; readonly label: string }[];
-  /** The slot whose token has this label. @throws HSM_TOKEN_MISSING when none or more than one has it */
+  /** How many tokens have this label; asks each that is there. @throws HSM_DEVICE */
+  countOf(label: string): number;
+  /** The slot whose token has this label, the first when there are several. @throws HSM_TOKEN_MISSING when none has it */
   findSlot(label: string): Slot;
   /**
    * Logs in to the token of this slot, once for the life of the process: later calls repeat the outcome, never the PIN.
@@ -143,21 +153,111 @@ const pause = (): void => void Atomics.wait(new Int32Array(new SharedArrayBuffer
 /** Labels fill a field of 32 bytes, padded with blanks (PKCS#11 v3.1, 3.2); some modules pad with zeros. */
 const trimLabel = (label: string): string => label.replace(/[\0 ]+$/, '');
 
-const readTokens = (module: Module, onUnreadable: () => void = () => undefined): ReturnType<HsmModule['tokens']> => {
-  const slots = callingHsm('list the slots', () => module.getSlots(true));
-  const tokens: ReturnType<HsmModule['tokens']> = [];
-  for (let i = 0; i < slots.length; i += 1) {
-    try {
-      const slot = slots.items(i);
-      const token = slot.getToken();
-      tokens.push({ slot, token, label: trimLabel(token.label) });
-    } catch (error) {
-      // A broken neighbour is no reason to lose the token we look for; if it is the one, its label will be missing.
-      if (classifyPkcs11Error(error) !== 'device') throw hsmError(error, 'read a token');
-      onUnreadable();
-    }
+interface ReadToken {
+  readonly slot: Slot;
+  readonly token: Token;
+  readonly label: string;
+}
+
+/** Reads one token. @returns undefined when it cannot be read now */
+const readToken = (slot: Slot): ReadToken | undefined => {
+  try {
+    const token = slot.getToken();
+    return { slot, token, label: trimLabel(token.label) };
+  } catch (error) {
+    // A broken neighbour is no reason to lose the token we look for; if it is the one, its label will be missing.
+    if (classifyPkcs11Error(error) !== 'device') throw hsmError(error, 'read a token');
+    return undefined;
   }
-  return tokens;
+};
+
+const slotsWithTokens = (module: Module): Slot[] => {
+  const slots = callingHsm('list the slots', () => module.getSlots(true));
+  return Array.from({ length: slots.length }, (_, i) => slots.items(i));
+};
+
+const readTokens = (module: Module): ReturnType<HsmModule['tokens']> => slotsWithTokens(module).flatMap((slot) => readToken(slot) ?? []);
+
+/**
+ * Finds slots by the labels of their tokens, and keeps them: C_GetTokenInfo of a token that hangs would hold up whoever looks for
+ * another one, so no token is asked that is not needed.
+ */
+const createSlotFinder = (module: Module): ((label: string) => Slot) => {
+  const known = new Map<string, Slot>();
+  const isStill = (slot: Slot, label: string): boolean => {
+    try {
+      return readToken(slot)?.label === label;
+    } catch {
+      return false; // what is wrong shows when it is looked for
+    }
+  };
+  /** Stops at the first: `hsm selftest` says when there is another. */
+  const look = (label: string): { readonly slot?: Slot; readonly others: readonly string[]; readonly unreadable: boolean } => {
+    const others: string[] = [];
+    let unreadable = false;
+    for (const slot of slotsWithTokens(module)) {
+      const read = readToken(slot);
+      if (read?.label === label) return { slot, others, unreadable };
+      if (read === undefined) unreadable = true;
+      else if (read.label !== '') others.push(read.label);
+    }
+    return { others, unreadable };
+  };
+  return (label) => {
+    const kept = known.get(label);
+    if (kept !== undefined && isStill(kept, label)) return kept;
+    known.delete(label);
+    let found = look(label);
+    for (let tries = 1; tries < triesMax && found.unreadable && found.slot === undefined; tries += 1) {
+      pause();
+      found = look(label);
+    }
+    const { slot, others } = found;
+    if (slot === undefined) {
+      throw new SigilloError('HSM_TOKEN_MISSING', `"${label}" is not among: ${others.map((one) => `"${one}"`).join(', ') || 'none'}`);
+    }
+    known.set(label, slot);
+    return slot;
+  };
+};
+
+/** The token was asked to log in, and did not; `cause` is the error to throw. */
+class LoginFailed extends Error {}
+
+interface FailedLogin {
+  readonly failure: LoginFailure;
+  readonly error: unknown;
+}
+
+/** Logs in, several times only as long as the token has not seen the PIN. @returns undefined when it is logged in */
+const tryLogin = (session: Session, pin: string, module: { readonly softhsm: boolean }): FailedLogin | undefined => {
+  for (let tries = 1; ; tries += 1) {
+    try {
+      session.login(pin, UserType.USER);
+      return undefined;
+    } catch (error) {
+      if (ckrCode(error) === userAlreadyLoggedIn) return undefined;
+      const failure = classifyLoginError(error, module);
+      if (failure !== 'untouched' || tries === triesMax) return { failure, error };
+    }
+    pause();
+  }
+};
+
+/** Writes down how a login has failed. @returns what to throw */
+const settle = (attempt: LoginTry, { failure, error }: FailedLogin, doing: string): LoginFailed => {
+  const { code, message } = hsmError(error, doing);
+  let said = message;
+  try {
+    if (failure === 'untouched') attempt.untouched();
+    else if (failure === 'unclear') attempt.unclear(message);
+    else attempt.refused(message);
+  } catch (cause) {
+    // The try that was written before the login stays then, and counts.
+    said = `${message}; it cannot be remembered: ${(cause as Error).message}`;
+  }
+  const thrown = new SigilloError(failure === 'refused' ? 'HSM_PIN_REFUSED' : code, said, { cause: error });
+  return new LoginFailed(said, { cause: thrown });
 };
 
 export interface ModuleOptions {
@@ -180,27 +280,26 @@ export const openModule = ({ modulePath, environment, refusedPinFolder }: Module
   const refusedPins = createRefusedPins(refusedPinFolder);
   const logins = new Map<string, { readonly session: Session } | { readonly refused: unknown }>();
 
-  const findSlot = (label: string): Slot => {
-    let unreadable = 0;
-    let all = readTokens(module, () => {
-      unreadable += 1;
-    });
-    for (let tries = 1; tries < triesMax && unreadable > 0 && !all.some((candidate) => candidate.label === label); tries += 1) {
-      pause();
-      all = readTokens(module);
-    }
-    const [match, second] = all.filter((candidate) => candidate.label === label);
-    if (match === undefined) {
-      const labels = all.map((candidate) => candidate.label).filter((found) => found !== '');
-      throw new SigilloError('HSM_TOKEN_MISSING', `"${label}" is not among: ${labels.map((found) => `"${found}"`).join(', ') || 'none'}`);
-    }
-    if (second !== undefined) throw new SigilloError('HSM_TOKEN_MISSING', `"${label}" names two tokens; give each its own label`);
-    return match.slot;
-  };
+  const findSlot = createSlotFinder(module);
   const openSession = (label: string, options: { readWrite: boolean }): Session => {
     const slot = findSlot(label);
     const flags = SessionFlag.SERIAL_SESSION | (options.readWrite ? SessionFlag.RW_SESSION : 0);
     return callingHsm(`open a session on token "${label}"`, () => slot.open(flags));
+  };
+  const isSofthsm = callingHsm('describe the module', () => lib.C_GetInfo()).manufacturerID.startsWith('SoftHSM');
+  /** @throws LoginFailed when the token was asked, SigilloError when it was not */
+  const loginOnce = (slot: HsmSlot, session: Session): void => {
+    const attempt = refusedPins.begin(slot.label, slot.pinFile);
+    let pin: string;
+    try {
+      pin = readSecretFile(slot.pinFile);
+    } catch (error) {
+      attempt.untouched();
+      throw error;
+    }
+    const failed = tryLogin(session, pin, { softhsm: isSofthsm });
+    if (failed === undefined) attempt.taken();
+    else throw settle(attempt, failed, `log in to token "${slot.label}" with the PIN of ${slot.pinFile}`);
   };
   const login = (slot: HsmSlot): void => {
     const earlier = logins.get(slot.label);
@@ -208,32 +307,17 @@ export const openModule = ({ modulePath, environment, refusedPinFolder }: Module
       if ('refused' in earlier) throw earlier.refused;
       return;
     }
-    refusedPins.check(slot.label, slot.pinFile);
-    const pin = readSecretFile(slot.pinFile);
     // The login ends with the last session on the token (PKCS#11 v3.1, 5.6.8), so this session stays open.
     const session = openSession(slot.label, { readWrite: false });
-    const tryLogin = (): void => {
-      try {
-        session.login(pin, UserType.USER);
-      } catch (error) {
-        if (classifyPkcs11Error(error) !== 'device') throw error;
-        pause();
-        session.login(pin, UserType.USER);
-      }
-    };
     try {
-      tryLogin();
+      loginOnce(slot, session);
     } catch (error) {
-      if (ckrCode(error) !== userAlreadyLoggedIn) {
-        const refused = hsmError(error, `log in to token "${slot.label}" with the PIN of ${slot.pinFile}`);
-        logins.set(slot.label, { refused });
-        if (refused.code === 'HSM_PIN_REFUSED') refusedPins.refuse(slot.label, slot.pinFile, refused.message);
-        session.close();
-        throw refused;
-      }
+      session.close();
+      // A try that never began may begin later.
+      if (error instanceof LoginFailed) logins.set(slot.label, { refused: error.cause });
+      throw error instanceof LoginFailed ? error.cause : error;
     }
     logins.set(slot.label, { session });
-    refusedPins.forget(slot.label);
   };
   const sessionLimit = (label: string): number | undefined => {
     const { maxSessionCount } = findSlot(label).getToken();
@@ -249,6 +333,7 @@ export const openModule = ({ modulePath, environment, refusedPinFolder }: Module
     modulePathOf: () => modulePath,
     lib,
     tokens: () => readTokens(module),
+    countOf: (label) => readTokens(module).filter((one) => one.label === label).length,
     findSlot,
     login,
     openSession,

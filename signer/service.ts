@@ -8,6 +8,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { SigilloError } from '../config/errors.ts';
 import type { Config } from '../config/schema.ts';
 import { registerClockMetrics } from '../observability/clock-metrics.ts';
+import { recordStop } from '../observability/journal/service-events.ts';
 import type { Logger } from '../observability/log.ts';
 import type { HealthItem } from '../observability/ops-app.ts';
 import { registerRecorderMetrics } from '../observability/recorder-metrics.ts';
@@ -84,6 +85,7 @@ const startPool = (
   config: Config,
   slot: HsmSlot,
   module: OpenHsm,
+  log: Logger,
   { tsuMemory, clockMemory }: Pick<StampWorkerData, 'tsuMemory' | 'clockMemory'>,
 ): Promise<StampingPool> => {
   const embedded = config.hsm.mode === 'embedded';
@@ -105,6 +107,8 @@ const startPool = (
     inline: embedded,
     callMsMax: config.signer.callMsMax,
     keepAliveMs: config.signer.keepAliveMs,
+    onSetAside: (tsus) =>
+      log.error({ slot: slot.label, tsus }, 'signer: TSUs cannot be opened; the others stamp on, and these are looked for again'),
   });
 };
 
@@ -228,7 +232,7 @@ const serveSlot = async ({ config, log, hsm, slot, command, teller, eventClock }
   const clock = watchClock({ time: config.time, log, recorder: journal.recorder });
   eventClock.follow(clock);
   const tsuMemory = createTsuMemory(tsus);
-  const pool = await startPool(config, slot, module, { tsuMemory, clockMemory: clock.memory });
+  const pool = await startPool(config, slot, module, log, { tsuMemory, clockMemory: clock.memory });
   let responder: LaneResponder | undefined;
   const metrics = createSignerMetrics({
     slot: slot.label,
@@ -290,13 +294,19 @@ const serveSlot = async ({ config, log, hsm, slot, command, teller, eventClock }
         await pool.close();
       }
       clock.close();
+      // A thread is inside the module for ever, and would hold up the end of the process for ever. Any other call may hang as well, also
+      // the end of the journal's session: no more of them, only what is said to Redis, and that not for long.
+      if (pool.stuck) {
+        recordStop(journal.recorder, 'signer', reason);
+        await Promise.race([Promise.allSettled([teller.end(), journal.recorder.close()]), delay(abandonMsMax)]);
+        process.kill(process.pid, 'SIGKILL');
+        return;
+      }
       await teller.end();
       await journal.stop(reason);
       eventClock.close();
       command.disconnect();
       blocking.disconnect();
-      // A thread that is inside the module for ever would hold up the end of the process for ever.
-      if (pool.stuck) process.kill(process.pid, 'SIGKILL');
       if (failure !== undefined) return;
       try {
         module.close();

@@ -1,4 +1,7 @@
 /** Sessions of one process are opened one after the other, with a pause: some tokens and networks fail when many come at once. */
+import { setTimeout as delay } from 'node:timers/promises';
+import { monotonicMs } from '../queue/redis-clock.ts';
+import type { CallMark } from './call-watch.ts';
 
 const nextAt = 0;
 const betweenAt = 1;
@@ -37,3 +40,31 @@ export const awaitTurn = (memory: SharedArrayBuffer, nowMs: number): void => {
   const ms = takeTurn(memory, nowMs);
   if (ms > 0) Atomics.wait(new Int32Array(memory), neverAt, 0, ms);
 };
+
+/** How one user of sessions waits for its turns. */
+export interface SessionTurns {
+  /** Holds the thread up. */
+  now(): void;
+  later(): Promise<void>;
+}
+
+/**
+ * Turns for somebody who says when it is in the module: waiting for a turn is no call, and must not look like one that hangs.
+ * @param call begun by whoever takes a turn, and left begun
+ */
+export const turnsOutside = (call: CallMark, memory: SharedArrayBuffer): SessionTurns => ({
+  now() {
+    call.end();
+    awaitTurn(memory, monotonicMs());
+    call.begin(monotonicMs());
+  },
+  async later() {
+    call.end();
+    const ms = takeTurn(memory, monotonicMs());
+    if (ms > 0) await delay(ms);
+    call.begin(monotonicMs());
+  },
+});
+
+/** For a session that needs no pace, as the only one of its kind. */
+export const noTurns: SessionTurns = { now: () => undefined, later: () => Promise.resolve() };

@@ -67,6 +67,15 @@ export interface SlotFailure {
   readonly message: string;
 }
 
+/** TSUs that should stamp, or will, and cannot be opened; the slot goes on with the others. */
+export interface TsusSetAside {
+  readonly kind: 'setAside';
+  readonly messages: readonly string[];
+}
+
+/** What a thread has found when it looked after its sessions. */
+export type LookResult = SlotFailure | TsusSetAside | undefined;
+
 /** The batch cannot be read. A code would not survive the way between threads. */
 export interface MalformedBatch {
   readonly kind: 'malformed';

@@ -13,8 +13,9 @@ import { type ClockReading, createGuardedClock, type GuardedClock } from './cloc
 import { machineClocks } from './clock-sources.ts';
 import { readBatch } from './received-batch.ts';
 import { createSerialNumbers } from './serial-numbers.ts';
+import { turnsOutside } from './session-pace.ts';
 import { asSlotFailed, describeError, SlotFailed, slotFailureOf } from './slot-failure.ts';
-import type { SlotFailure, StampTask, StampTaskResult, StampWorkerData } from './stamp-task.ts';
+import type { LookResult, StampTask, StampTaskResult, StampWorkerData } from './stamp-task.ts';
 import type { TsuUnit } from './tsu-unit.ts';
 import { TsuUnits } from './tsu-units.ts';
 
@@ -38,7 +39,8 @@ export class Stamper {
     this.#nowMs = clocks.monotonicMs;
     this.#call = takeCallMark(data.callMemory);
     this.#writer = new AnswerWriter(data.node);
-    this.#units = this.#calling(() => new TsuUnits(data));
+    this.#units = new TsuUnits(data, turnsOutside(this.#call, data.paceMemory));
+    this.#calling(() => this.#units.refresh());
   }
 
   /** Answers every request of a batch, or none. */
@@ -67,11 +69,12 @@ export class Stamper {
   }
 
   /** Takes over TSUs that are new, and keeps the sessions from being closed for want of use. */
-  look(): SlotFailure | undefined {
+  look(): LookResult {
     try {
       this.#ofSlot(() => this.#units.refresh());
       this.#ofSlot(() => this.#units.keepAlive());
-      return undefined;
+      const messages = this.#units.setAside;
+      return messages.length === 0 ? undefined : { kind: 'setAside', messages };
     } catch (error) {
       return slotFailureOf(error);
     }

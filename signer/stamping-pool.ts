@@ -18,7 +18,7 @@ import { countStampRequests } from '../queue/stamp-messages.ts';
 import { longestCallMs } from './call-watch.ts';
 import { Parallelism } from './parallelism.ts';
 import { SlotError } from './slot-failure.ts';
-import type { StampedBatch, StampTask, StampTaskResult, StampWorkerData } from './stamp-task.ts';
+import type { LookResult, StampedBatch, StampTask, StampTaskResult, StampWorkerData } from './stamp-task.ts';
 import { Stamper } from './stamper.ts';
 
 /** The reader waits for so long at most: less than a worker's wake-ups and one signature take. */
@@ -41,6 +41,8 @@ export interface StampingPoolOptions {
   readonly callMsMax: number;
   /** How often sessions are used when nothing is signed. */
   readonly keepAliveMs: number;
+  /** TSUs cannot be opened, as a thread has found; the others stamp on. */
+  readonly onSetAside?: (messages: readonly string[]) => void;
 }
 
 /** A batch that waits for a thread. */
@@ -55,7 +57,7 @@ export class StampingPool {
   /** Resolves with what the token has failed with. */
   readonly failed: Promise<SigilloError>;
   readonly #options: StampingPoolOptions;
-  readonly #workers: Piscina<StampTask | undefined, StampTaskResult | undefined>;
+  readonly #workers: Piscina<StampTask | undefined, StampTaskResult | LookResult>;
   /** For the main thread; undefined when it must not sign. */
   readonly #stamper: Stamper | undefined;
   readonly #parallelism: Parallelism;
@@ -71,7 +73,7 @@ export class StampingPool {
 
   readonly #prepare = (): void => this.#stamper?.prepare();
 
-  private constructor(options: StampingPoolOptions, workers: Piscina<StampTask | undefined, StampTaskResult | undefined>) {
+  private constructor(options: StampingPoolOptions, workers: Piscina<StampTask | undefined, StampTaskResult | LookResult>) {
     this.#options = options;
     this.#workers = workers;
     this.#stamper = options.inline ? new Stamper(options.data) : undefined;
@@ -90,7 +92,7 @@ export class StampingPool {
   static async start(options: StampingPoolOptions): Promise<StampingPool> {
     const { data, sessionsMax } = options;
     const threads = Math.min(options.threads, sessionsMax);
-    const workers = new Piscina<StampTask | undefined, StampTaskResult | undefined>({
+    const workers = new Piscina<StampTask | undefined, StampTaskResult | LookResult>({
       filename: new URL('./stamp-worker.ts', import.meta.url).href,
       minThreads: threads,
       maxThreads: threads,
@@ -152,13 +154,17 @@ export class StampingPool {
     for (let n = 0; n < this.threads; n += 1) {
       this.#workers.run(undefined).then(
         (result) => {
-          if (result?.kind === 'slotFailed') this.#giveUp(new SlotError(result));
+          this.#looked(result as LookResult);
         },
         (error: unknown) => this.#giveUp(new SigilloError('HSM_DEVICE', (error as Error).message, { cause: error })),
       );
     }
-    const failed = this.#stamper?.look();
-    if (failed !== undefined) this.#giveUp(new SlotError(failed));
+    this.#looked(this.#stamper?.look());
+  }
+
+  #looked(result: LookResult): void {
+    if (result?.kind === 'slotFailed') this.#giveUp(new SlotError(result));
+    if (result?.kind === 'setAside') this.#options.onSetAside?.(result.messages);
   }
 
   /** Finishes what is under way, and closes the sessions. */

@@ -10,9 +10,8 @@ import { digestAlgorithms } from '../pki/algorithms.ts';
 import { readSignerCertificate } from '../pki/signer-certificate.ts';
 import type { TokenTemplate } from '../pki/token-template.ts';
 import { privateKeyUsagePeriod } from '../pki/tsu-usage.ts';
-import { monotonicMs } from '../queue/redis-clock.ts';
 import { type KeySession, openKeySession } from './key-session.ts';
-import { awaitTurn } from './session-pace.ts';
+import type { SessionTurns } from './session-pace.ts';
 import type { StampWorkerData, Tsu } from './stamp-task.ts';
 import { TokenTemplates } from './token-templates.ts';
 
@@ -35,14 +34,13 @@ export class TsuUnit {
   readonly #fromMs: number;
   readonly #untilMs: number;
 
-  /** Opens the session and lets the key prove itself. @throws HSM_KEY_MISSING, HSM_SELFTEST_FAILED, PKCS#11 errors */
-  constructor(data: StampWorkerData, tsu: Tsu) {
+  /** Opens the session, whose turn it is, and lets the key prove itself. @throws HSM_KEY_MISSING, HSM_SELFTEST_FAILED, PKCS#11 errors */
+  constructor(data: StampWorkerData, tsu: Tsu, turns: SessionTurns) {
     this.tsu = tsu;
     this.id = Buffer.from(tsu.id, 'hex');
     const { keyLabel, scheme, signatureDigest } = tsu;
     const { modulePath, slot } = data;
-    awaitTurn(data.paceMemory, monotonicMs());
-    this.#session = openKeySession({ modulePath, slot, keyLabel, purpose: 'timestamp', scheme, digest: signatureDigest });
+    this.#session = openKeySession({ modulePath, slot, keyLabel, purpose: 'timestamp', scheme, digest: signatureDigest, turns });
     try {
       proveKey(this.#session, tsu);
     } catch (error) {
@@ -94,6 +92,11 @@ export class TsuUnit {
   /** Asks the token something, so that it does not close the session for want of use. @throws PKCS#11 errors */
   keepAlive(): void {
     this.#session.keepAlive();
+  }
+
+  /** See KeySession. @throws PKCS#11 errors */
+  keepAliveLater(): Promise<void> {
+    return this.#session.keepAliveLater();
   }
 
   close(): void {

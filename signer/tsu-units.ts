@@ -1,47 +1,119 @@
-/** The TSUs of one thread, as the main thread has last written them; and which of them stamps at a given time. */
+/**
+ * The TSUs of one thread, as the main thread has last written them; and which of them stamps at a given time.
+ *
+ * A TSU that cannot be opened, because its key is not found or the token has no room for another session, takes nothing down as long as
+ * another one may stamp: it is set aside, told, and looked for again. One that is scheduled is opened shortly before it is needed, and
+ * takes the place of its predecessor where there is room for one only.
+ */
 import { SigilloError } from '../config/errors.ts';
+import { ckrCode, sessionCountReached } from './pkcs11-errors.ts';
+import type { SessionTurns } from './session-pace.ts';
 import { readTsus, tsuVersion } from './shared-tsus.ts';
+import { describeError } from './slot-failure.ts';
 import type { StampWorkerData, Tsu } from './stamp-task.ts';
 import { TsuUnit } from './tsu-unit.ts';
 
 const sameTsu = (a: Tsu, b: Tsu): boolean =>
   a.id === b.id && a.keyLabel === b.keyLabel && a.activeFromMs === b.activeFromMs && a.usableUntilMs === b.usableUntilMs;
 
+/** Threads look at least every minute (signer.keepAliveMs), and 64 sessions at the default pace take three seconds. */
+const openAheadMs = 120_000;
+const lookAgainMs = 10_000;
+
+const hasNoRoom = (error: unknown): boolean => ckrCode(error) === sessionCountReached;
+
+/** Whether it concerns this TSU alone; any other error is the token's. */
+const isOfTsu = (error: unknown): boolean =>
+  hasNoRoom(error) ||
+  (error instanceof SigilloError && ['HSM_KEY_MISSING', 'HSM_KEY_MISMATCH', 'HSM_SELFTEST_FAILED'].includes(error.code));
+
 export class TsuUnits {
   readonly #data: StampWorkerData;
+  readonly #turns: SessionTurns;
   /** The one that was activated last is the first. */
   #units: readonly TsuUnit[] = [];
   #version = -1;
+  /** When another look can bring something though nothing was written; Unix milliseconds. */
+  #againAtMs = Number.POSITIVE_INFINITY;
+  #setAside: readonly string[] = [];
 
-  /** Opens a session for each and lets its key prove itself. @throws HSM_KEY_MISSING, HSM_SELFTEST_FAILED, PKCS#11 errors */
-  constructor(data: StampWorkerData) {
+  /** Opens nothing yet. */
+  constructor(data: StampWorkerData, turns: SessionTurns) {
     this.#data = data;
-    this.refresh();
+    this.#turns = turns;
+  }
+
+  /** TSUs that should be there and cannot be used now, and why; for operators. */
+  get setAside(): readonly string[] {
+    return this.#setAside;
   }
 
   /**
-   * Looks whether the TSUs are others now. Sessions of those that stay are kept.
-   * @throws as the constructor; then the earlier TSUs stay, and the next look tries again
+   * Looks whether the TSUs are others now; opens a session for each that is new and lets its key prove itself. Sessions of those that
+   * stay are kept.
+   * @throws HSM_KEY_MISSING, HSM_SELFTEST_FAILED when none is left that may stamp; PKCS#11 errors. The earlier TSUs stay then
    */
   refresh(): void {
-    if (tsuVersion(this.#data.tsuMemory) === this.#version) return;
+    for (const _ of this.#update(Date.now())) this.#turns.now();
+  }
+
+  /** The same for a thread that must not be held up. Nobody else may use the units meanwhile. */
+  async refreshLater(): Promise<void> {
+    for (const _ of this.#update(Date.now())) await this.#turns.later();
+  }
+
+  /** Takes over what was written. Yields before each session that it opens, for its turn. */
+  *#update(nowMs: number): Generator<undefined, void> {
+    if (tsuVersion(this.#data.tsuMemory) === this.#version && nowMs < this.#againAtMs) return;
     const { version, tsus } = readTsus(this.#data.tsuMemory);
+    const units = this.#units.filter((unit) => tsus.some((tsu) => sameTsu(unit.tsu, tsu)));
+    const missing = tsus.filter((tsu) => !units.some((unit) => sameTsu(unit.tsu, tsu))).toSorted((a, b) => a.activeFromMs - b.activeFromMs);
+    const later = missing.filter(({ activeFromMs }) => activeFromMs > nowMs + openAheadMs);
+    const failures: { readonly tsu: Tsu; readonly error: unknown }[] = [];
     const opened: TsuUnit[] = [];
     try {
-      const units = tsus.map((tsu) => {
-        const known = this.#units.find((unit) => sameTsu(unit.tsu, tsu));
-        if (known !== undefined) return known;
-        const unit = new TsuUnit(this.#data, tsu);
-        opened.push(unit);
-        return unit;
-      });
-      for (const gone of this.#units) if (!units.includes(gone)) gone.close();
-      this.#units = units.toSorted((a, b) => b.tsu.activeFromMs - a.tsu.activeFromMs);
-      this.#version = version;
+      for (const tsu of missing) {
+        if (later.includes(tsu)) continue;
+        yield;
+        try {
+          opened.push(yield* this.#open(tsu, units, nowMs));
+          units.push(opened.at(-1) as TsuUnit);
+        } catch (error) {
+          if (!isOfTsu(error)) throw error;
+          failures.push({ tsu, error });
+        }
+      }
+      const [first] = failures;
+      if (first !== undefined && !units.some((unit) => unit.mayStampAt(nowMs))) throw first.error;
     } catch (error) {
       for (const unit of opened) unit.close();
       throw error;
     }
+    for (const gone of this.#units) if (!units.includes(gone)) gone.close();
+    this.#units = units.toSorted((a, b) => b.tsu.activeFromMs - a.tsu.activeFromMs);
+    this.#version = version;
+    this.#againAtMs = Math.min(failures.length > 0 ? nowMs + lookAgainMs : Infinity, ...later.map((tsu) => tsu.activeFromMs - openAheadMs));
+    // One that was replaced, and has no session any more because its successor needed it, is not missed.
+    const newest = Math.max(...units.map(({ tsu }) => tsu.activeFromMs));
+    this.#setAside = failures
+      .filter(({ tsu, error }) => !hasNoRoom(error) || tsu.activeFromMs > newest)
+      .map(({ tsu, error }) => `TSU ${tsu.id}, key ${tsu.keyLabel}: ${describeError(error)}`);
+  }
+
+  /** One that is due and finds no room gets the session of the oldest that it replaces. */
+  *#open(tsu: Tsu, units: TsuUnit[], nowMs: number): Generator<undefined, TsuUnit> {
+    try {
+      return new TsuUnit(this.#data, tsu, this.#turns);
+    } catch (error) {
+      const [oldest] = units.toSorted((a, b) => a.tsu.activeFromMs - b.tsu.activeFromMs);
+      const replaces = oldest !== undefined && oldest.tsu.activeFromMs < tsu.activeFromMs && tsu.activeFromMs <= nowMs;
+      if (!hasNoRoom(error) || !replaces) throw error;
+      units.splice(units.indexOf(oldest), 1);
+      this.#units = this.#units.filter((unit) => unit !== oldest);
+      oldest.close();
+    }
+    yield;
+    return new TsuUnit(this.#data, tsu, this.#turns);
   }
 
   /** The TSU for a token with this genTime. @throws TSU_NONE_ACTIVE */
@@ -58,6 +130,11 @@ export class TsuUnits {
   /** @throws PKCS#11 errors */
   keepAlive(): void {
     for (const unit of this.#units) unit.keepAlive();
+  }
+
+  /** The same for a thread that must not be held up. @throws PKCS#11 errors */
+  async keepAliveLater(): Promise<void> {
+    for (const unit of this.#units) await unit.keepAliveLater();
   }
 
   close(): void {

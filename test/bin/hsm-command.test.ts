@@ -323,6 +323,25 @@ describe('sigillo hsm', { skip: withoutFaultyModule || redisServerMissing() }, (
       ]);
     });
 
+    test('a signer whose token hangs ends, also when the token of the journal hangs with it', async () => {
+      const records = module.token('records');
+      const signer = await startSigner(failing);
+      await until(
+        () => `it serves${signer.output()}`,
+        async () => (await told())?.state === 'serving',
+        30_000,
+      );
+      records.hang('C_CloseSession');
+      module.token(failing).hang('C_GetSessionInfo', { times: 1 });
+      await until(
+        () => `it ends${signer.output()}`,
+        () => signer.child.signalCode === 'SIGKILL',
+        20_000,
+      );
+      assert.equal((await told())?.state, 'failed');
+      module.reset();
+    });
+
     test('a PIN that is refused is told, and tried by nobody again: not by a signer, and not by a command', async () => {
       writeFileSync(pinOfFailing, 'another pin\n');
       module.reset();

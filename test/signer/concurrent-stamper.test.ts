@@ -10,10 +10,13 @@ import { readTimeStampToken } from '../../pki/tsp-read.ts';
 import { decodeAnswerBlock } from '../../queue/answer-block.ts';
 import { monotonicMs } from '../../queue/redis-clock.ts';
 import { encodeStampRequests } from '../../queue/stamp-messages.ts';
+import { createCallMemory, longestCallMs } from '../../signer/call-watch.ts';
 import { ConcurrentStamper } from '../../signer/concurrent-stamper.ts';
 import { embeddedModule, type HsmModule, openModule } from '../../signer/pkcs11-module.ts';
+import { createPaceMemory } from '../../signer/session-pace.ts';
 import { writeTsus } from '../../signer/shared-tsus.ts';
 import type { StampedBatch, StampTaskResult, StampWorkerData, Tsu } from '../../signer/stamp-task.ts';
+import { Stamper } from '../../signer/stamper.ts';
 import { StampingPool } from '../../signer/stamping-pool.ts';
 import { withoutFaultyModule } from '../support/faulty-module/build.ts';
 import { FaultyModule } from '../support/faulty-module/faulty-module.ts';
@@ -160,7 +163,54 @@ describe('a stamper that waits for none of its signatures', { skip: withoutFault
     assert.ok(sections[0]?.answers.every(({ unixMillis }) => unixMillis < instant));
     assert.ok(sections[1]?.answers.every(({ unixMillis }) => unixMillis >= instant));
     assert.equal(sections.flatMap(({ answers }) => answers).length, 200);
-    assert.equal(stamper.look(), undefined);
+    assert.equal(await stamper.look(), undefined);
+  });
+
+  test('a lane that cannot be opened fails the request that asked for it, a lone one too', async () => {
+    const token = faulty.token(label);
+    const stamper = new ConcurrentStamper(data);
+    const rule = token.fail('C_OpenSession', pkcs11.CKR_DEVICE_ERROR, { times: 1 });
+    assert.deepEqual(await stamp(stamper, 1), { kind: 'slotFailed', errorClass: 'device', message: 'CKR_DEVICE_ERROR' });
+    rule.clear();
+    assert.equal(stamped(await stamp(stamper, 1)).outcomes.granted, 1);
+  });
+
+  test('a token that has no room for one lane is stamped with as before, in the session that the thread has', async () => {
+    const token = faulty.token(label);
+    const plain = new Stamper(data);
+    const stamper = new ConcurrentStamper(data, plain);
+    const rule = token.fail('C_OpenSession', pkcs11.CKR_SESSION_COUNT);
+    for (const count of [1, 30]) assert.equal(stamped(await stamp(stamper, count)).outcomes.granted, count);
+    assert.ok(rule.calls <= 4, 'and is not asked at every batch');
+    rule.clear();
+    plain.close();
+  });
+
+  test('a session for each turn, also for those that replace lost ones; waiting for one is no call that hangs', async () => {
+    const token = faulty.token(label);
+    const paceMs = 40;
+    const paced = { ...data, paceMemory: createPaceMemory(paceMs), callMemory: createCallMemory() };
+    const stamper = new ConcurrentStamper(paced);
+    token.delaySigning(2_000);
+    stamped(await stamp(stamper, 200, 8));
+    const opened = token.fail('C_OpenSession', pkcs11.CKR_DEVICE_ERROR, { every: 1_000 });
+    let longest = 0;
+    const watch = setInterval(() => {
+      longest = Math.max(longest, longestCallMs(paced.callMemory, monotonicMs()));
+    }, 5);
+    for (const again of ['stamps', 'looks'] as const) {
+      token.killSessions();
+      const calls = opened.calls;
+      const began = monotonicMs();
+      if (again === 'stamps') stamped(await stamp(stamper, 400, 8));
+      else assert.equal(await stamper.look(), undefined);
+      const sessions = opened.calls - calls;
+      assert.ok(sessions >= 6, `${sessions} sessions were opened anew`);
+      const ms = monotonicMs() - began;
+      assert.ok(ms >= (sessions - 1) * paceMs - 5, `${sessions} sessions in ${ms} ms, while it ${again}`);
+    }
+    clearInterval(watch);
+    assert.ok(longest < 6 * paceMs, `a call has taken ${longest} ms`);
   });
 
   test('the pool finds out by itself how many signatures a slow token makes at once', async () => {

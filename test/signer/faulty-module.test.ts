@@ -111,7 +111,7 @@ test('any function can fail, and the token never hears of the call', { skip }, (
   assert.equal(token.counters.loginsRefused, before + 1);
   refused.clear();
   const listed = faulty.fail('C_GetSlotList', pkcs11.CKR_FUNCTION_FAILED, { times: 1 });
-  assert.throws(() => module.findSlot(world.slot.label), sigillo('HSM_DEVICE', /CKR_FUNCTION_FAILED/));
+  assert.throws(() => module.tokens(), sigillo('HSM_DEVICE', /CKR_FUNCTION_FAILED/));
   assert.equal(listed.struck, 1);
   module.findSlot(world.slot.label);
 });
@@ -167,6 +167,17 @@ test('one token fails while the other works', { skip }, (t) => {
   assert.equal(other.counters.signatures, 1);
   other.fail('C_Sign', pkcs11.CKR_DEVICE_ERROR);
   assert.throws(() => sign(lib, lanes.working), ckr('CKR_DEVICE_ERROR'));
+});
+
+test('a token is found without a word to its neighbours once it is known, and never to those that come after it', { skip }, (t) => {
+  const { faulty, token, module } = world.open(t);
+  const other = faulty.token(world.neighbour.label);
+  const strange = other.fail('C_GetTokenInfo', pkcs11.CKR_DEVICE_ERROR);
+  const info = token.fail('C_GetTokenInfo', pkcs11.CKR_DEVICE_ERROR, { every: 1_000 });
+  for (let i = 0; i < 3; i += 1) module.openSession(world.slot.label, { readWrite: false }).close();
+  assert.deepEqual([info.calls, strange.calls], [3, 0]);
+  assert.throws(() => module.findSlot(world.neighbour.label), sigillo('HSM_TOKEN_MISSING'));
+  assert.ok(strange.calls > 0, 'who looks for the one that is broken asks it');
 });
 
 test('after a reset no rule is left, and counters start at nothing', { skip }, (t) => {

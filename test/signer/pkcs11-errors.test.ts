@@ -2,7 +2,15 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import pkcs11 from 'pkcs11js';
 import { SigilloError } from '../../config/errors.ts';
-import { ckrCode, ckrName, classifyPkcs11Error, classOfCkr, hsmError, type Pkcs11ErrorClass } from '../../signer/pkcs11-errors.ts';
+import {
+  ckrCode,
+  ckrName,
+  classifyLoginError,
+  classifyPkcs11Error,
+  classOfCkr,
+  hsmError,
+  type Pkcs11ErrorClass,
+} from '../../signer/pkcs11-errors.ts';
 
 const thrown = (code: number): Error => new pkcs11.Pkcs11Error(`${ckrName(code)}`, code, 'C_Sign');
 
@@ -92,4 +100,21 @@ test('each class has its code in the catalogue', () => {
   const own = new SigilloError('HSM_KEY_MISSING');
   assert.equal(hsmError(own, 'sign'), own);
   assert.match(hsmError(thrown(pkcs11.CKR_PIN_LOCKED), 'log in').message, /log in: CKR_PIN_LOCKED/);
+});
+
+test('a failed login: only what came before the PIN lets it be tried again', () => {
+  const of = (code: number, softhsm = false) => classifyLoginError(thrown(code), { softhsm });
+  assert.deepEqual(
+    [0xe0, 0xb3, 0x190, 0x102].map((code) => of(code)),
+    Array(4).fill('untouched'),
+  );
+  assert.deepEqual(
+    [0xb0, 0x30, 0x31, 0x32, 0x2].map((code) => of(code)),
+    Array(5).fill('unclear'),
+  );
+  assert.deepEqual([of(0x5), of(0x5, true)], ['refused', 'untouched'], 'what SoftHSM means by CKR_GENERAL_ERROR is known');
+  const known = new Set([0xe0, 0xb3, 0x190, 0x102, 0xb0, 0x30, 0x31, 0x32, 0x2]);
+  for (let code = 1; code < 0x300; code += 1) if (!known.has(code)) assert.equal(of(code), 'refused', code.toString(16));
+  assert.equal(of(0x80000042), 'refused');
+  assert.equal(classifyLoginError(new Error('no code at all'), { softhsm: true }), 'refused');
 });
