@@ -29,6 +29,7 @@ import { SlotTsus } from './slot-tsus.ts';
 import { createFailureLog } from './stamp-failures.ts';
 import type { StampedBatch, StampWorkerData, Tsu } from './stamp-task.ts';
 import { StampingPool } from './stamping-pool.ts';
+import { firstTsus, followTsus } from './tsu-follower.ts';
 
 export interface SignerService {
   /** Resolves when the token has failed: the module must be initialised anew, which takes a new process. */
@@ -39,9 +40,6 @@ export interface SignerService {
   stop(reason: string): Promise<void>;
 }
 
-/** How soon a TSU that is compromised stamps no more. A look is one GET. */
-const followEveryMs = 250;
-const firstTsuMsMax = 60_000;
 /** Redis may be away as well; then others claim the entries when this signer's last sign of life is old enough. */
 const abandonMsMax = 500;
 
@@ -104,47 +102,6 @@ const startPool = (
     callMsMax: config.signer.callMsMax,
     keepAliveMs: config.signer.keepAliveMs,
   });
-};
-
-/** A slot without a TSU, as a new one is, waits for its first: no signer, no readiness. @throws TSU_NONE_ACTIVE when there is none in time */
-const firstTsus = async (slotTsus: SlotTsus, slot: HsmSlot, waiting: () => void): Promise<readonly Tsu[]> => {
-  const until = monotonicMs() + firstTsuMsMax;
-  for (;;) {
-    const tsus = await slotTsus.look(Date.now());
-    if (tsus?.some(({ activeFromMs }) => activeFromMs <= Date.now())) return tsus;
-    if (monotonicMs() > until) throw new SigilloError('TSU_NONE_ACTIVE', `token ${slot.label}`);
-    waiting();
-    await delay(followEveryMs);
-  }
-};
-
-interface TsuFollower {
-  /** Resolves when there is no TSU left that may stamp, or the token fails: the slot is of no use then. */
-  readonly failed: Promise<SigilloError>;
-  stop(): void;
-}
-
-/** Takes over what the register says, within `followEveryMs`. While Redis is away, what was known holds: each key knows its own end. */
-const followTsus = (slotTsus: SlotTsus, log: Logger, take: (tsus: readonly Tsu[]) => Promise<void>): TsuFollower => {
-  const stopping = new AbortController();
-  const failed = Promise.withResolvers<SigilloError>();
-  const look = async (): Promise<void> => {
-    const tsus = await slotTsus.look(Date.now());
-    if (tsus === undefined) return;
-    if (tsus.length === 0) throw new SigilloError('TSU_NONE_ACTIVE', 'the register has none for this slot any more');
-    await take(tsus);
-  };
-  const follow = async (): Promise<void> => {
-    while (!stopping.signal.aborted) {
-      await delay(followEveryMs, undefined, { signal: stopping.signal }).catch(() => undefined); // its end by the stop
-      await look().catch((error: unknown) => {
-        if (error instanceof SigilloError && /^(HSM_|TSU_)/.test(error.code)) failed.resolve(error);
-        else log.warn({ err: error }, 'signer: the register of TSUs cannot be read; what was known holds');
-      });
-    }
-  };
-  void follow();
-  return { failed: failed.promise, stop: () => stopping.abort() };
 };
 
 export interface SignerOptions {
@@ -216,7 +173,7 @@ const serveSlot = async ({ config, log, hsm, slot, command, teller }: SlotParts)
   module.login(slot);
   const blocking = await connect(config, 'signer-reader', 'blocking', log);
   const slotTsus = new SlotTsus({ config, redis: command, module, slot, log });
-  let tsus = await firstTsus(slotTsus, slot, () => teller.waiting());
+  let tsus = await firstTsus(slotTsus, slot.label, () => teller.waiting());
   const current = (): Tsu | undefined => tsus.find(({ activeFromMs }) => activeFromMs <= Date.now());
   const journal = await takeUpJournalDuties({ config, log, command, hsm, module, tsu: current });
 
@@ -258,14 +215,12 @@ const serveSlot = async ({ config, log, hsm, slot, command, teller }: SlotParts)
     return error;
   };
 
-  const follower = followTsus(slotTsus, log, async (next) => {
-    // Gateways must have the chain before a client can get a token with it.
-    await journal.publish();
+  const use = (next: readonly Tsu[]): void => {
     tsus = next;
     writeTsus(tsuMemory, tsus);
     pool.look();
-    log.info({ slot: slot.label, tsus: tsus.map(({ keyLabel }) => keyLabel) }, 'signer: TSUs from now on');
-  });
+  };
+  const follower = followTsus({ slotTsus, log, first: tsus, publish: () => journal.publish(), use });
 
   return {
     failed: Promise.race([pool.failed, follower.failed]).then(abandon),

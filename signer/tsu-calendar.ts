@@ -160,3 +160,12 @@ export const dueSteps = (input: CalendarInput): TsuStep[] => {
   const look = lookAt(input);
   return [...activations(look), ...retirements(look), ...successions(look), ...destructions(look), ...reminders(look)];
 };
+
+/** One name for one step of one TSU. */
+export const stepKey = (step: TsuStep): string => `${step.kind} ${'record' in step ? step.record.id : ''}`;
+
+/** What a log says of a step. */
+export const describeStep = (step: TsuStep): Record<string, string> => ({
+  ...('record' in step ? { key: step.record.keyLabel, tsu: step.record.id.slice(0, 12) } : {}),
+  ...('why' in step ? { why: step.why } : {}),
+});
