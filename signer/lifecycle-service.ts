@@ -6,6 +6,7 @@
  * Stamping needs none of them: from when to when a TSU may sign stands in the register.
  */
 import { hash } from 'node:crypto';
+import type { Session } from 'graphene-pk11';
 import { SigilloError } from '../config/errors.ts';
 import { homePaths } from '../config/home.ts';
 import { release } from '../config/release.ts';
@@ -24,6 +25,7 @@ import { type OpenHsm, openHsm } from './hsm-modules.ts';
 import { type Hsm, type HsmSlot, resolveHsm } from './pkcs11-module.ts';
 import { publishChains } from './published-chains.ts';
 import { connect } from './redis-connection.ts';
+import { TokenFailures } from './token-failures.ts';
 import { TsuFolder } from './tsu-folder.ts';
 import { type CertifyTsu, TsuLifecycle } from './tsu-lifecycle.ts';
 
@@ -57,8 +59,6 @@ const processName = 'lifecycle';
 const leaseMs = 120_000;
 /** A slot that could not be opened is tried again by a new process then: a module does not find a lost token again. */
 const againMs = 300_000;
-/** A token that fails at so many ticks in a row may need its module loaded anew. */
-const failuresMax = 6;
 
 /** BullMQ takes no colon in a name, and a label may have anything. */
 const queueName = (name: string): string => `keys-${hash('sha256', name, 'hex').slice(0, 16)}`;
@@ -74,16 +74,17 @@ const oneAtATime = (): (<T>(action: () => Promise<T>) => Promise<T>) => {
 };
 
 /**
- * Logs in to the slots whose keys have a calendar. One that fails must not keep the others from it: a later process tries again.
+ * Logs in to the slots whose keys have a calendar. One that fails must not keep the others from it: a later process tries again, unless
+ * nothing but PINs was refused, which are not tried again.
  * @throws what the first one has failed with, when all have
  */
-const openSlots = (
+export const openSlots = (
   hsm: Hsm,
-  module: OpenHsm,
-  log: Logger,
+  module: Pick<OpenHsm, 'login'>,
+  log: Pick<Logger, 'error'>,
 ): { readonly slots: readonly HsmSlot[]; readonly failure: SigilloError | undefined } => {
   const slots: HsmSlot[] = [];
-  let failure: SigilloError | undefined;
+  const failures: SigilloError[] = [];
   for (const slot of hsm.slots.filter(({ purposes }) => purposes.includes('timestamp'))) {
     try {
       module.login(slot);
@@ -91,11 +92,21 @@ const openSlots = (
     } catch (error) {
       if (!(error instanceof SigilloError) || !error.code.startsWith('HSM_')) throw error;
       log.error({ token: slot.label, err: error }, 'lifecycle: the keys of this token are not looked after for now');
-      failure ??= error;
+      failures.push(error);
     }
   }
-  if (slots.length === 0 && failure !== undefined) throw failure;
-  return { slots, failure: failure?.code === 'HSM_PIN_REFUSED' ? undefined : failure };
+  const failure = failures.find(({ code }) => code !== 'HSM_PIN_REFUSED');
+  if (slots.length === 0 && failures[0] !== undefined) throw failure ?? failures[0];
+  return { slots, failure };
+};
+
+/** Best effort: a token that has failed closes no session, and that is not the error to tell of. */
+const closeSession = (session: Session, log: Logger): void => {
+  try {
+    session.close();
+  } catch (error) {
+    log.debug({ err: error }, 'hsm: a session was not closed');
+  }
 };
 
 /** Starts the process. @throws HSM_*, REDIS_UNAVAILABLE, CERTIFICATE_INVALID */
@@ -116,10 +127,11 @@ export const startLifecycle = async (config: Config, log: Logger, parts: Lifecyc
   const exclusively = oneAtATime();
   const failed = Promise.withResolvers<Error>();
   const again = failure === undefined ? undefined : setTimeout(() => failed.resolve(failure), againMs);
-  let failures = 0;
+  const failures = new TokenFailures();
 
   const workOn = async ({ label }: HsmSlot, serial: string): Promise<void> => {
     const session = module.openSession(label, { readWrite: true });
+    let stepFailure: SigilloError | undefined;
     const lease = new Lease(command, { key: tsuRegisterKeys.lease(tokenName(label, serial)), lengthMs: leaseMs });
     const lifecycle = new TsuLifecycle({
       config,
@@ -133,22 +145,25 @@ export const startLifecycle = async (config: Config, log: Logger, parts: Lifecyc
       publish: () => publishChains({ redis: command, recorder, config }),
       now,
       onStep: metrics.step,
+      onTokenFailure(error) {
+        stepFailure ??= error;
+      },
     });
     try {
       await lifecycle.work();
       await authority?.keep(command, recorder);
     } finally {
-      session.close();
+      closeSession(session, log);
     }
     metrics.tsus((await readTsus(command)).tsus, now());
+    if (stepFailure !== undefined) throw stepFailure;
   };
   const guarded = async (slot: HsmSlot, serial: string): Promise<void> => {
     try {
       await exclusively(() => workOn(slot, serial));
-      failures = 0;
+      failures.worked(slot.label);
     } catch (error) {
-      if (error instanceof SigilloError && error.code.startsWith('HSM_')) failures += 1;
-      if (failures === failuresMax) failed.resolve(error as Error);
+      if (failures.failed(slot.label, error)) failed.resolve(error as Error);
       throw error;
     }
   };
@@ -168,7 +183,7 @@ export const startLifecycle = async (config: Config, log: Logger, parts: Lifecyc
     async health() {
       return [
         await redisHealth(command),
-        { name: 'calendar of keys', ok: failures < failuresMax, detail: `of ${slots.map(({ label }) => label).join(', ')}` },
+        { name: 'calendar of keys', ok: failures.ok, detail: `of ${slots.map(({ label }) => label).join(', ')}` },
       ];
     },
     async stop(reason) {

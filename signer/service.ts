@@ -223,7 +223,7 @@ const serveSlot = async ({ config, log, hsm, slot, command, teller }: SlotParts)
   const follower = followTsus({ slotTsus, log, first: tsus, publish: () => journal.publish(), use });
 
   return {
-    failed: Promise.race([pool.failed, follower.failed]).then(abandon),
+    failed: Promise.race([pool.failed, follower.failed, journal.failed]).then(abandon),
     metrics: () => metrics.registry.getMetricsAsJSON(),
     async health() {
       const detail = failure === undefined ? `${pool.atOnce} at once, key ${current()?.keyLabel ?? 'none'}` : failure.message;

@@ -5,6 +5,7 @@
  * a clock that was stepped) is simply what is due at the next look, and what was done twice is due no more. It never prolongs anything:
  * the end of a key's use is written down when its use is settled, and whoever signs looks at that himself.
  */
+import type { Config } from '../config/schema.ts';
 import { tsuUse } from '../pki/tsu-usage.ts';
 import type { TsuRecord } from '../queue/tsu-register.ts';
 
@@ -25,6 +26,16 @@ export interface CalendarPolicy {
   readonly leadMs: number;
   readonly switchMs: number;
 }
+
+/** The calendar's policy in a configuration. */
+export const calendarPolicy = (config: Config): CalendarPolicy => ({
+  algorithm: config.timestamp.algorithm,
+  issuer: config.timestamp.tsu.source === 'demonstration' ? 'embedded' : 'outside',
+  dualControl: config.dualControl !== undefined,
+  usageMsMax: config.tsu.usageMsMax,
+  leadMs: config.tsu.leadDays * dayMs,
+  switchMs: config.tsu.switchDays * dayMs,
+});
 
 export interface CalendarInput {
   /** All that the register has of this token. */

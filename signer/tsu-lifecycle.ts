@@ -39,9 +39,10 @@ import {
 } from '../queue/tsu-register.ts';
 import type { Approvals, ApprovedStep } from './approvals.ts';
 import { destroyKeyPair, destroyRemains, requireKeyPair } from './key-destruction.ts';
+import { isTokenFailure } from './token-failures.ts';
 import { findKey, generateKeyPair, keyState, selfTest, type TokenKey } from './token-keys.ts';
 import { requireLogin } from './token-login.ts';
-import { type CalendarPolicy, describeStep, dueSteps, stepKey, type TsuStep, type TsuUse } from './tsu-calendar.ts';
+import { calendarPolicy, describeStep, dueSteps, stepKey, type TsuStep, type TsuUse } from './tsu-calendar.ts';
 import { certificateIn, chainOctets, isOver, type TsuFolder, tsuId, useOfCertificate } from './tsu-folder.ts';
 import { fillRegister } from './tsu-import.ts';
 
@@ -71,20 +72,12 @@ export interface TsuLifecycleOptions {
   /** Hands the chain of a TSU to gateways and journal, before its use is settled. */
   readonly publish: (record: TsuRecord) => Promise<void>;
   readonly now: () => Date;
+  /** A step has failed by a fault of the token's, or of the CA's. */
+  readonly onTokenFailure?: (error: SigilloError) => void;
   readonly onStep?: (kind: TsuStep['kind'], outcome: 'done' | 'waiting' | 'failed') => void;
   /** Who does it, for the journal. @defaultValue the process `lifecycle` */
   readonly tell?: TellTsuChanges;
 }
-
-/** The calendar's policy in a configuration. */
-export const calendarPolicy = (config: Config): CalendarPolicy => ({
-  algorithm: config.timestamp.algorithm,
-  issuer: config.timestamp.tsu.source === 'demonstration' ? 'embedded' : 'outside',
-  dualControl: config.dualControl !== undefined,
-  usageMsMax: config.tsu.usageMsMax,
-  leadMs: config.tsu.leadDays * dayMs,
-  switchMs: config.tsu.switchDays * dayMs,
-});
 
 export class TsuLifecycle {
   readonly #options: TsuLifecycleOptions;
@@ -168,7 +161,7 @@ export class TsuLifecycle {
 
   /** @returns false when it is not to be tried again at this tick */
   async #try(step: TsuStep, version: string): Promise<boolean> {
-    const { log, onStep, token, lease } = this.#options;
+    const { log, onStep, onTokenFailure, token, lease } = this.#options;
     let outcome: 'done' | 'waiting' | 'failed';
     try {
       // A step before may have taken long: making a key of RSA 4096 blocks this process for up to a minute.
@@ -180,6 +173,7 @@ export class TsuLifecycle {
       if (outcome === 'done') log.info({ token: token.label, ...describeStep(step) }, `tsu: ${step.kind}`);
     } catch (error) {
       outcome = 'failed';
+      if (isTokenFailure(error)) onTokenFailure?.(error);
       log.error({ token: token.label, err: error, ...describeStep(step) }, `tsu: ${step.kind} failed; it is tried again`);
     }
     onStep?.(step.kind, outcome);
