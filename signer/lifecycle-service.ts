@@ -22,6 +22,7 @@ import { startTicks, type Ticks } from '../queue/ticks.ts';
 import { readTsus, tokenName, tsuRegisterKeys } from '../queue/tsu-register.ts';
 import type { Approvals } from './approvals.ts';
 import { type OpenHsm, openHsm } from './hsm-modules.ts';
+import type { OtherSlot } from './key-destruction.ts';
 import { type Hsm, type HsmSlot, resolveHsm } from './pkcs11-module.ts';
 import { publishChains } from './published-chains.ts';
 import { connect } from './redis-connection.ts';
@@ -73,6 +74,8 @@ const oneAtATime = (): (<T>(action: () => Promise<T>) => Promise<T>) => {
   };
 };
 
+const timestampSlots = (hsm: Hsm): readonly HsmSlot[] => hsm.slots.filter(({ purposes }) => purposes.includes('timestamp'));
+
 /**
  * Logs in to the slots whose keys have a calendar. One that fails must not keep the others from it: a later process tries again, unless
  * nothing but PINs was refused, which are not tried again.
@@ -85,7 +88,7 @@ export const openSlots = (
 ): { readonly slots: readonly HsmSlot[]; readonly failure: SigilloError | undefined } => {
   const slots: HsmSlot[] = [];
   const failures: SigilloError[] = [];
-  for (const slot of hsm.slots.filter(({ purposes }) => purposes.includes('timestamp'))) {
+  for (const slot of timestampSlots(hsm)) {
     try {
       module.login(slot);
       slots.push(slot);
@@ -109,6 +112,31 @@ const closeSession = (session: Session, log: Logger): void => {
   }
 };
 
+const closeModule = (module: OpenHsm, log: Logger): void => {
+  try {
+    module.close();
+  } catch (error) {
+    // The token is away, and the process ends anyway.
+    log.warn({ err: error }, 'hsm: the module was not finalised');
+  }
+};
+
+/** Opens the other slots for the time of an action; one that is not logged in says so, and nothing is done. */
+const otherSlots =
+  (module: Pick<OpenHsm, 'login' | 'openSession'>, slots: readonly HsmSlot[], log: Logger) =>
+  (action: (opened: readonly OtherSlot[]) => string[]): string[] => {
+    const opened: OtherSlot[] = [];
+    try {
+      for (const slot of slots) {
+        module.login(slot);
+        opened.push({ label: slot.label, session: module.openSession(slot.label, { readWrite: true }) });
+      }
+      return action(opened);
+    } finally {
+      for (const { session } of opened) closeSession(session, log);
+    }
+  };
+
 /** Starts the process. @throws HSM_*, REDIS_UNAVAILABLE, CERTIFICATE_INVALID */
 export const startLifecycle = async (config: Config, log: Logger, parts: LifecycleParts): Promise<LifecycleService> => {
   const now = parts.now ?? (() => new Date());
@@ -122,7 +150,6 @@ export const startLifecycle = async (config: Config, log: Logger, parts: Lifecyc
   void recordStart(recorder, command, { process: processName, config, version: release });
 
   const metrics = createLifecycleMetrics();
-  const folder = new TsuFolder(config);
   const approvals = parts.approvals(command);
   const exclusively = oneAtATime();
   const failed = Promise.withResolvers<Error>();
@@ -131,23 +158,26 @@ export const startLifecycle = async (config: Config, log: Logger, parts: Lifecyc
 
   const workOn = async ({ label }: HsmSlot, serial: string): Promise<void> => {
     const session = module.openSession(label, { readWrite: true });
-    let stepFailure: SigilloError | undefined;
+    const stepFailures: SigilloError[] = [];
     const lease = new Lease(command, { key: tsuRegisterKeys.lease(tokenName(label, serial)), lengthMs: leaseMs });
     const lifecycle = new TsuLifecycle({
       config,
       redis: command,
       log,
       token: { label, serial, session },
-      folder,
+      withOtherSlots: otherSlots(
+        module,
+        timestampSlots(hsm).filter((slot) => slot.label !== label),
+        log,
+      ),
+      folder: new TsuFolder(config),
       certify: authority?.certify,
       approvals,
       lease,
       publish: () => publishChains({ redis: command, recorder, config }),
       now,
       onStep: metrics.step,
-      onTokenFailure(error) {
-        stepFailure ??= error;
-      },
+      onTokenFailure: (error) => void stepFailures.push(error),
     });
     try {
       await lifecycle.work();
@@ -156,7 +186,7 @@ export const startLifecycle = async (config: Config, log: Logger, parts: Lifecyc
       closeSession(session, log);
     }
     metrics.tsus((await readTsus(command)).tsus, now());
-    if (stepFailure !== undefined) throw stepFailure;
+    if (stepFailures[0] !== undefined) throw stepFailures[0];
   };
   const guarded = async (slot: HsmSlot, serial: string): Promise<void> => {
     try {
@@ -181,10 +211,8 @@ export const startLifecycle = async (config: Config, log: Logger, parts: Lifecyc
     failed: failed.promise,
     metrics: () => metrics.registry.getMetricsAsJSON(),
     async health() {
-      return [
-        await redisHealth(command),
-        { name: 'calendar of keys', ok: failures.ok, detail: `of ${slots.map(({ label }) => label).join(', ')}` },
-      ];
+      const detail = `of ${slots.map(({ label }) => label).join(', ')}`;
+      return [await redisHealth(command), { name: 'calendar of keys', ok: failures.ok, detail }];
     },
     async stop(reason) {
       clearTimeout(again);
@@ -193,12 +221,7 @@ export const startLifecycle = async (config: Config, log: Logger, parts: Lifecyc
       await recorder.close();
       command.disconnect();
       jobs.disconnect();
-      try {
-        module.close();
-      } catch (error) {
-        // The token is away, and the process ends anyway.
-        log.warn({ err: error }, 'hsm: the module was not finalised');
-      }
+      closeModule(module, log);
     },
   };
 };

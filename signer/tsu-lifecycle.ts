@@ -38,7 +38,7 @@ import {
   tsuRegisterKeys,
 } from '../queue/tsu-register.ts';
 import type { Approvals, ApprovedStep } from './approvals.ts';
-import { destroyKeyPair, destroyRemains, requireKeyPair } from './key-destruction.ts';
+import { destroyCopies, destroyRemains, type OtherSlot, requireKeyPair } from './key-destruction.ts';
 import { isTokenFailure } from './token-failures.ts';
 import { findKey, generateKeyPair, keyState, selfTest, type TokenKey } from './token-keys.ts';
 import { requireLogin } from './token-login.ts';
@@ -64,6 +64,8 @@ export interface TsuLifecycleOptions {
   readonly log: Logger;
   /** The token, and a session that is read-write and logged in. */
   readonly token: { readonly label: string; readonly serial: string; readonly session: Session };
+  /** The other slots with the purpose, opened for an action: a key may lie in several. @defaultValue there are none */
+  readonly withOtherSlots?: (action: (slots: readonly OtherSlot[]) => string[]) => string[];
   readonly folder: TsuFolder;
   /** undefined: certificates come from an outside CA. */
   readonly certify: CertifyTsu | undefined;
@@ -330,15 +332,18 @@ export class TsuLifecycle {
   }
 
   async #destroy(of: TsuRecord): Promise<boolean> {
-    const { token, approvals, now } = this.#options;
+    const { token, approvals, now, log, withOtherSlots } = this.#options;
     const step: ApprovedStep = { action: 'destroy', token: token.label, keyLabel: of.keyLabel, id: of.id };
     if (!(await approvals.permit(step))) return false;
     const doomed = { label: of.keyLabel, scheme: keyScheme(of.algorithm), spki: Buffer.from(of.spki, 'base64') };
     if (of.destructionBegunAt === undefined) {
       requireKeyPair(token.session, doomed);
       await this.#noteDestruction(of);
-      destroyKeyPair(token.session, doomed);
-    } else destroyRemains(token.session, of.keyLabel, doomed);
+    }
+    // First the copies: as long as its own token has the key it is seen that this is not done.
+    const copies = withOtherSlots?.((slots) => destroyCopies(slots, doomed)) ?? [];
+    if (copies.length > 0) log.info({ key: of.keyLabel, tokens: copies }, 'tsu: destroyed in other slots too');
+    destroyRemains(token.session, of.keyLabel, doomed);
     this.#syncToken();
     await this.#change(of, 'retired', (record) => ({
       kind: 'destroyed',
