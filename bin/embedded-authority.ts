@@ -20,7 +20,8 @@ import { readTsus, type TsuRecord, tsuRegisterKeys } from '../queue/tsu-register
 import type { OpenHsm } from '../signer/hsm-modules.ts';
 import type { EmbeddedAuthority } from '../signer/lifecycle-service.ts';
 import { type Hsm, slotForPurpose } from '../signer/pkcs11-module.ts';
-import { findKey } from '../signer/token-keys.ts';
+import { findKey, type TokenKey } from '../signer/token-keys.ts';
+import { requireLogin } from '../signer/token-login.ts';
 import { certificateOf } from '../signer/tsu-folder.ts';
 import { caKeyLabels, caScheme, readChain } from './demonstration-pki.ts';
 
@@ -133,10 +134,14 @@ export const openEmbeddedAuthority = async (
   /** A session for each signature: a few in a quarter of a year, and a token that was away is found again. */
   const withKey = <T>(action: (signer: CertificateSigner) => Promise<T>): Promise<T> => {
     const session = module.openSession(slot.label, { readWrite: false });
-    const key = findKey(session, caKeyLabels.timestampCa, caScheme);
-    if (key === undefined) {
+    let key: TokenKey | undefined;
+    try {
+      requireLogin(session);
+      key = findKey(session, caKeyLabels.timestampCa, caScheme);
+      if (key === undefined) throw new SigilloError('HSM_KEY_MISSING', `"${caKeyLabels.timestampCa}" in token ${slot.label}`);
+    } catch (error) {
       session.close();
-      throw new SigilloError('HSM_KEY_MISSING', `"${caKeyLabels.timestampCa}" in token ${slot.label}`);
+      throw error;
     }
     return action(key).finally(() => session.close());
   };

@@ -100,6 +100,13 @@ export const readCeremonies = async (redis: RedisClient): Promise<Ceremony[]> =>
     .map(([id, json]) => parse(id, json))
     .toSorted((a, b) => a.requestedAt.localeCompare(b.requestedAt));
 
+/** The ceremony of a step, if somebody has requested it. @throws INTERNAL when its record cannot be read */
+export const findCeremony = async (redis: RedisClient, subject: CeremonySubject): Promise<Ceremony | undefined> => {
+  const id = ceremonyId(subject);
+  const json = await redis.hget(tsuRegisterKeys.ceremonies, id);
+  return json === null ? undefined : parse(id, json);
+};
+
 const replace = async (redis: RedisClient, current: string | undefined, change: CeremonyChange, tell: TellCeremony): Promise<boolean> => {
   const { ceremonies, journal } = tsuRegisterKeys;
   const json = JSON.stringify(recordSchema.parse(change.ceremony));
@@ -108,9 +115,9 @@ const replace = async (redis: RedisClient, current: string | undefined, change: 
 
 /** The ceremony of a step, which is requested when nobody has. */
 export const ensureCeremony = async (redis: RedisClient, subject: CeremonySubject, now: Date, tell: TellCeremony): Promise<Ceremony> => {
+  const known = await findCeremony(redis, subject);
+  if (known !== undefined) return known;
   const id = ceremonyId(subject);
-  const known = await redis.hget(tsuRegisterKeys.ceremonies, id);
-  if (known !== null) return parse(id, known);
   const { action, token, keyLabel, tsu } = subject;
   const ceremony: Ceremony = {
     version: 1,

@@ -13,7 +13,9 @@ export interface Approvals {
   permit(step: ApprovedStep): Promise<boolean>;
   /** It is done, once and for all. */
   executed(step: ApprovedStep): Promise<void>;
+  /** Whether enough operators have agreed, done or not, whoever asks. Nobody is asked for it, and it counts for nothing else. */
+  agreed(step: ApprovedStep): Promise<boolean>;
 }
 
 /** Without dual control everything is permitted. */
-export const withoutApprovals: Approvals = { permit: async () => true, executed: async () => undefined };
+export const withoutApprovals: Approvals = { permit: async () => true, executed: async () => undefined, agreed: async () => true };

@@ -6,7 +6,9 @@
  *
  * Stamps do not depend on this key. When it cannot be loaded, or the token fails, the signer serves without it: `up` is false,
  * requests are answered with the reason, and the token is asked again at most every 30 s. Only a refused PIN stops the signer, as
- * everywhere: a PIN is never tried twice.
+ * everywhere: a PIN is never tried twice. A login that the token has forgotten comes back with a new process alone, which logs in once;
+ * so it is told to `onLoginLost`, and not before the process has served for a minute: a token that forgets it all the time must not
+ * keep the signer from stamping.
  */
 import { createPublicKey, hash as digestOf, randomBytes, verify } from 'node:crypto';
 import { SigilloError } from '../config/errors.ts';
@@ -19,6 +21,7 @@ import { type KeySession, openKeySession } from './key-session.ts';
 import { hsmError } from './pkcs11-errors.ts';
 import type { HsmSlot } from './pkcs11-module.ts';
 import { findKey } from './token-keys.ts';
+import { isLoginLost, requireLogin } from './token-login.ts';
 
 /** A long label: a token that is shared with others may well have a "journal" of its own. */
 export const journalKeyLabel = 'sigillo-journal';
@@ -28,6 +31,7 @@ export const journalKeyAlgorithm = 'ec-p256';
 const scheme = keyScheme(journalKeyAlgorithm);
 const digest = 'sha256';
 const askAgainMs = 30_000;
+const servedMsMin = 60_000;
 
 export interface CheckpointKeyOptions {
   readonly module: OpenHsm;
@@ -37,8 +41,12 @@ export interface CheckpointKeyOptions {
   readonly origin: string;
   /** The token failed, or the key cannot be loaded. */
   readonly onFailed: (error: SigilloError) => void;
+  /** The login is lost: only another process gets it back. */
+  readonly onLoginLost?: (error: SigilloError) => void;
   /** @defaultValue 30 s */
   readonly askAgainMs?: number;
+  /** How long this process serves at least before `onLoginLost` is told. @defaultValue 60 s */
+  readonly servedMsMin?: number;
 }
 
 interface LoadedKey {
@@ -53,6 +61,8 @@ const loadKey = ({ module, slot }: CheckpointKeyOptions): LoadedKey => {
   const looking = module.openSession(slot.label, { readWrite: false });
   let spki: Buffer;
   try {
+    // Else a key that is there would be told as missing, for ever.
+    requireLogin(looking);
     const key = findKey(looking, journalKeyLabel, scheme);
     if (key === undefined) throw new SigilloError('HSM_KEY_MISSING', `key ${journalKeyLabel} in token ${slot.label}`);
     spki = Buffer.from(key.spki);
@@ -79,6 +89,7 @@ export class CheckpointKey {
   #loaded: LoadedKey | undefined;
   #failure: SigilloError | undefined;
   #askAgainAtMs = Number.NEGATIVE_INFINITY;
+  readonly #openedAtMs = monotonicMs();
   /** The largest that this process has signed. */
   #last: Checkpoint | undefined;
 
@@ -116,8 +127,9 @@ export class CheckpointKey {
   }
 
   close(): void {
-    this.#loaded?.session.close();
+    const loaded = this.#loaded;
     this.#loaded = undefined;
+    loaded?.session.close();
   }
 
   #check(text: string): Checkpoint {
@@ -150,6 +162,8 @@ export class CheckpointKey {
     this.#failure = hsmError(error, `the journal's key in token "${this.#options.slot.label}"`);
     this.#askAgainAtMs = monotonicMs() + (this.#options.askAgainMs ?? askAgainMs);
     this.#options.onFailed(this.#failure);
+    const { onLoginLost, servedMsMin: served = servedMsMin } = this.#options;
+    if (isLoginLost(error) && monotonicMs() - this.#openedAtMs >= served) onLoginLost?.(this.#failure);
     return this.#failure;
   }
 }

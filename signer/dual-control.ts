@@ -8,7 +8,15 @@ import { SigilloError } from '../config/errors.ts';
 import type { Config } from '../config/schema.ts';
 import { ceremonyTeller } from '../observability/journal/ceremony-events.ts';
 import type { Logger } from '../observability/log.ts';
-import { type Approval, type Ceremony, type CeremonySubject, ceremonyText, changeCeremony, ensureCeremony } from '../queue/ceremonies.ts';
+import {
+  type Approval,
+  type Ceremony,
+  type CeremonySubject,
+  ceremonyText,
+  changeCeremony,
+  ensureCeremony,
+  findCeremony,
+} from '../queue/ceremonies.ts';
 import type { RedisClient } from '../queue/redis.ts';
 import { type Approvals, type ApprovedStep, withoutApprovals } from './approvals.ts';
 
@@ -125,6 +133,11 @@ export const createApprovals = ({
           ? ({ kind: 'executed', ceremony: { ...ceremony, executedAt: now().toISOString() } } as const)
           : undefined;
       await changeCeremony(redis, id, decide, tell);
+    },
+    async agreed(step) {
+      // Not whether it was executed: that is a word in Redis, which nobody has signed, and an interruption may have left it out.
+      const ceremony = await findCeremony(redis, subjectOf(step));
+      return ceremony !== undefined && approversOf(operators, ceremony).length >= dualControl.approvals;
     },
   };
 };

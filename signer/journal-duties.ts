@@ -3,6 +3,7 @@
  * the chains of its TSUs, tells when it starts and stops, and signs checkpoints. Without the journal's key it stamps all the same.
  */
 
+import type { SigilloError } from '../config/errors.ts';
 import { homePaths } from '../config/home.ts';
 import { release } from '../config/release.ts';
 import type { Config } from '../config/schema.ts';
@@ -28,6 +29,8 @@ export interface JournalDuties {
   readonly keyUp: boolean;
   /** Whether Redis keeps what was answered. */
   readonly durability: DurabilityWatch;
+  /** Resolves when the journal's token has forgotten its login, which another process gets back. */
+  readonly failed: Promise<SigilloError>;
   /** Publishes the chains of all TSUs that are known. @throws what Redis says */
   publish(): Promise<void>;
   /** Records the stop and its reason, last of all. */
@@ -51,11 +54,13 @@ export interface JournalDutiesOptions {
 export const takeUpJournalDuties = async (options: JournalDutiesOptions): Promise<JournalDuties> => {
   const { config, log, command, hsm, module, tsu } = options;
   const recorder = createServiceRecorder(command, processName, log, options.clock);
+  const failed = Promise.withResolvers<SigilloError>();
   const key = new CheckpointKey({
     module,
     slot: slotForPurpose(hsm, 'journal'),
     origin: config.journal.origin,
     onFailed: (error) => log.error({ err: error }, 'journal: this signer cannot sign checkpoints; stamping goes on'),
+    onLoginLost: failed.resolve,
   });
   const publish = (): Promise<void> => publishChains({ redis: command, recorder, config, tsu: tsu() });
   const announce = async (): Promise<void> => {
@@ -78,6 +83,7 @@ export const takeUpJournalDuties = async (options: JournalDutiesOptions): Promis
   return {
     recorder,
     durability,
+    failed: failed.promise,
     publish,
     get keyUp() {
       return key.up;

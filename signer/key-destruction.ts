@@ -8,7 +8,7 @@ import type { KeyScheme } from '../pki/algorithms.ts';
 import type { Der } from '../pki/der.ts';
 import { samePublicKey } from '../pki/public-key.ts';
 import { callingHsm } from './pkcs11-errors.ts';
-import { findKey, findObjects, keyState } from './token-keys.ts';
+import { findKey, findObjects, keyState, type TokenKey } from './token-keys.ts';
 import { requireLogin } from './token-login.ts';
 
 /** A pair by its label, and the public key that it must have. */
@@ -73,3 +73,34 @@ export const destroyRemains = (session: Session, label: string, whose?: DoomedKe
   }
   destroyObjects(session, label);
 };
+
+/** The same key in another slot. One of another type or size under its label is another one. */
+const findCopy = (session: Session, { label, scheme, spki }: DoomedKey): TokenKey | undefined => {
+  try {
+    const key = findKey(session, label, scheme);
+    return key !== undefined && samePublicKey(key.spki, spki) ? key : undefined;
+  } catch (error) {
+    if (error instanceof SigilloError && error.code === 'HSM_KEY_MISMATCH') return undefined;
+    throw error;
+  }
+};
+
+/** A session on another slot, read-write. */
+export interface OtherSlot {
+  readonly label: string;
+  readonly session: Session;
+}
+
+/**
+ * Destroys the copies of a pair in other slots: what is told as destroyed must sign nowhere. A key of this label that is another one
+ * stays.
+ * @throws HSM_LOGIN_LOST, HSM_DEVICE when a slot does not show what it has: then nobody can say that the key is gone
+ */
+export const destroyCopies = (slots: readonly OtherSlot[], key: DoomedKey): string[] =>
+  slots.flatMap(({ label, session }) => {
+    requireLogin(session);
+    const copy = findCopy(session, key);
+    if (copy === undefined) return [];
+    destroyObjects(session, key.label);
+    return [label];
+  });

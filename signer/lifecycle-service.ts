@@ -6,6 +6,7 @@
  * Stamping needs none of them: from when to when a TSU may sign stands in the register.
  */
 import { hash } from 'node:crypto';
+import type { Session } from 'graphene-pk11';
 import { SigilloError } from '../config/errors.ts';
 import { homePaths } from '../config/home.ts';
 import { release } from '../config/release.ts';
@@ -27,9 +28,11 @@ import { readTsus, tokenName, tsuRegisterKeys } from '../queue/tsu-register.ts';
 import type { Approvals } from './approvals.ts';
 import { operatorFingerprints, readOperators } from './dual-control.ts';
 import { type OpenHsm, openHsm } from './hsm-modules.ts';
+import type { OtherSlot } from './key-destruction.ts';
 import { type Hsm, type HsmSlot, resolveHsm } from './pkcs11-module.ts';
 import { publishChains } from './published-chains.ts';
 import { connect } from './redis-connection.ts';
+import { TokenFailures } from './token-failures.ts';
 import { TsuFolder } from './tsu-folder.ts';
 import { type CertifyTsu, TsuLifecycle } from './tsu-lifecycle.ts';
 
@@ -66,8 +69,6 @@ const processName = 'lifecycle';
 const leaseMs = 120_000;
 /** A slot that could not be opened is tried again by a new process then: a module does not find a lost token again. */
 const againMs = 300_000;
-/** A token that fails at so many ticks in a row may need its module loaded anew. */
-const failuresMax = 6;
 
 /** BullMQ takes no colon in a name, and a label may have anything. */
 const queueName = (name: string): string => `keys-${hash('sha256', name, 'hex').slice(0, 16)}`;
@@ -82,29 +83,33 @@ const oneAtATime = (): (<T>(action: () => Promise<T>) => Promise<T>) => {
   };
 };
 
+const timestampSlots = (hsm: Hsm): readonly HsmSlot[] => hsm.slots.filter(({ purposes }) => purposes.includes('timestamp'));
+
 /**
- * Logs in to the slots whose keys have a calendar. One that fails must not keep the others from it: a later process tries again.
+ * Logs in to the slots whose keys have a calendar. One that fails must not keep the others from it: a later process tries again, unless
+ * nothing but PINs was refused, which are not tried again.
  * @throws what the first one has failed with, when all have
  */
-const openSlots = (
+export const openSlots = (
   hsm: Hsm,
-  module: OpenHsm,
-  log: Logger,
+  module: Pick<OpenHsm, 'login'>,
+  log: Pick<Logger, 'error'>,
 ): { readonly slots: readonly HsmSlot[]; readonly failure: SigilloError | undefined } => {
   const slots: HsmSlot[] = [];
-  let failure: SigilloError | undefined;
-  for (const slot of hsm.slots.filter(({ purposes }) => purposes.includes('timestamp'))) {
+  const failures: SigilloError[] = [];
+  for (const slot of timestampSlots(hsm)) {
     try {
       module.login(slot);
       slots.push(slot);
     } catch (error) {
       if (!(error instanceof SigilloError) || !error.code.startsWith('HSM_')) throw error;
       log.error({ token: slot.label, err: error }, 'lifecycle: the keys of this token are not looked after for now');
-      failure ??= error;
+      failures.push(error);
     }
   }
-  if (slots.length === 0 && failure !== undefined) throw failure;
-  return { slots, failure: failure?.code === 'HSM_PIN_REFUSED' ? undefined : failure };
+  const failure = failures.find(({ code }) => code !== 'HSM_PIN_REFUSED');
+  if (slots.length === 0 && failures[0] !== undefined) throw failure ?? failures[0];
+  return { slots, failure };
 };
 
 /** That this process starts, and who its operators are now. @throws CONFIG_UNREADABLE, CONFIG_INVALID */
@@ -114,6 +119,40 @@ const tellStart = (recorder: JournalRecorder, redis: RedisClient, config: Config
     log.warn({ err: error }, 'journal: changes of dualControl.operators are not recorded; the next start tells them'),
   );
 };
+
+/** Best effort: a token that has failed closes no session, and that is not the error to tell of. */
+const closeSession = (session: Session, log: Logger): void => {
+  try {
+    session.close();
+  } catch (error) {
+    log.debug({ err: error }, 'hsm: a session was not closed');
+  }
+};
+
+const closeModule = (module: OpenHsm, log: Logger): void => {
+  try {
+    module.close();
+  } catch (error) {
+    // The token is away, and the process ends anyway.
+    log.warn({ err: error }, 'hsm: the module was not finalised');
+  }
+};
+
+/** Opens the other slots for the time of an action; one that is not logged in says so, and nothing is done. */
+const otherSlots =
+  (module: Pick<OpenHsm, 'login' | 'openSession'>, hsm: Hsm, than: string, log: Logger) =>
+  (action: (opened: readonly OtherSlot[]) => string[]): string[] => {
+    const opened: OtherSlot[] = [];
+    try {
+      for (const slot of timestampSlots(hsm).filter(({ label }) => label !== than)) {
+        module.login(slot);
+        opened.push({ label: slot.label, session: module.openSession(slot.label, { readWrite: true }) });
+      }
+      return action(opened);
+    } finally {
+      for (const { session } of opened) closeSession(session, log);
+    }
+  };
 
 /** Starts the process. @throws HSM_*, REDIS_UNAVAILABLE, CERTIFICATE_INVALID */
 export const startLifecycle = async (config: Config, log: Logger, parts: LifecycleParts): Promise<LifecycleService> => {
@@ -130,22 +169,23 @@ export const startLifecycle = async (config: Config, log: Logger, parts: Lifecyc
 
   const metrics = createLifecycleMetrics(now);
   registerRecorderMetrics(metrics.registry, () => recorder.lost);
-  const folder = new TsuFolder(config);
   const approvals = parts.approvals(command, clock);
   const exclusively = oneAtATime();
   const failed = Promise.withResolvers<Error>();
   const again = failure === undefined ? undefined : setTimeout(() => failed.resolve(failure), againMs);
-  let failures = 0;
+  const failures = new TokenFailures();
 
   const workOn = async ({ label }: HsmSlot, serial: string): Promise<void> => {
     const session = module.openSession(label, { readWrite: true });
+    const stepFailures: SigilloError[] = [];
     const lease = new Lease(command, { key: tsuRegisterKeys.lease(tokenName(label, serial)), lengthMs: leaseMs });
     const lifecycle = new TsuLifecycle({
       config,
       redis: command,
       log,
       token: { label, serial, session },
-      folder,
+      withOtherSlots: otherSlots(module, hsm, label, log),
+      folder: new TsuFolder(config),
       certify: authority?.certify,
       approvals,
       lease,
@@ -153,23 +193,24 @@ export const startLifecycle = async (config: Config, log: Logger, parts: Lifecyc
       now,
       onStep: metrics.step,
       tell: tsuChangeTeller({ role: 'system', actor: processName, clock }),
+      onTokenFailure: (error) => void stepFailures.push(error),
     });
     try {
       await lifecycle.work();
       const crl = await authority?.keep(command, recorder);
       if (crl !== undefined) metrics.crl(crl);
     } finally {
-      session.close();
+      closeSession(session, log);
     }
     metrics.tsus((await readTsus(command)).tsus, now());
+    if (stepFailures[0] !== undefined) throw stepFailures[0];
   };
   const guarded = async (slot: HsmSlot, serial: string): Promise<void> => {
     try {
       await exclusively(() => workOn(slot, serial));
-      failures = 0;
+      failures.worked(slot.label);
     } catch (error) {
-      if (error instanceof SigilloError && error.code.startsWith('HSM_')) failures += 1;
-      if (failures === failuresMax) failed.resolve(error as Error);
+      if (failures.failed(slot.label, error)) failed.resolve(error as Error);
       throw error;
     }
   };
@@ -187,10 +228,8 @@ export const startLifecycle = async (config: Config, log: Logger, parts: Lifecyc
     failed: failed.promise,
     metrics: () => metrics.registry.getMetricsAsJSON(),
     async health() {
-      return [
-        await redisHealth(command),
-        { name: 'calendar of keys', ok: failures < failuresMax, detail: `of ${slots.map(({ label }) => label).join(', ')}` },
-      ];
+      const detail = `of ${slots.map(({ label }) => label).join(', ')}`;
+      return [await redisHealth(command), { name: 'calendar of keys', ok: failures.ok, detail }];
     },
     async stop(reason) {
       clearTimeout(again);
@@ -199,12 +238,7 @@ export const startLifecycle = async (config: Config, log: Logger, parts: Lifecyc
       await recorder.close();
       command.disconnect();
       jobs.disconnect();
-      try {
-        module.close();
-      } catch (error) {
-        // The token is away, and the process ends anyway.
-        log.warn({ err: error }, 'hsm: the module was not finalised');
-      }
+      closeModule(module, log);
     },
   };
 };

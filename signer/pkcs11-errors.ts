@@ -119,6 +119,9 @@ for (const [errorClass, codes] of Object.entries(table) as [Pkcs11ErrorClass, Re
 /** CKR_SESSION_COUNT: the token has as many sessions as it can have. */
 export const sessionCountReached = 0xb1;
 
+/** CKR_USER_NOT_LOGGED_IN: the token has forgotten the login, as after a restart of its own. */
+export const userNotLoggedIn = 0x101;
+
 /** CKR_USER_ALREADY_LOGGED_IN: another thread of this process was first, which is as good as a login of our own. */
 export const userAlreadyLoggedIn = 0x100;
 

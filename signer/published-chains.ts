@@ -47,7 +47,9 @@ const registeredChains = async (redis: RedisClient): Promise<X509Certificate[][]
 export const publishChains = async (publisher: ChainPublisher): Promise<void> => {
   const { redis, config } = publisher;
   const keys = laneKeys('timestamp');
-  const chains = [...new TsuFolder(config).chains().map(({ chain }) => [...chain]), ...(await registeredChains(redis))];
+  // One bad file must not keep the others from gateways: who uses it or makes it says so.
+  const onUnreadable = (): void => undefined;
+  const chains = [...new TsuFolder(config).chains(onUnreadable).map(({ chain }) => [...chain]), ...(await registeredChains(redis))];
   const fields = chains.flat().flatMap((certificate) => [digestOf(certificate), certificate.toString()]);
   await redis.hset(keys.certificates, ...fields);
   const published = new Set(await redis.hkeys(keys.chains));

@@ -18,10 +18,10 @@ import { HandedBack, type LaneAnswerBatch, type LaneEntry, LaneResponder } from 
 import { type RedisClient, redisHealth } from '../queue/redis.ts';
 import { monotonicMs } from '../queue/redis-clock.ts';
 import { createCallMemory } from './call-watch.ts';
-import { watchClock } from './clock-watch.ts';
+import { type ClockWatch, watchClock } from './clock-watch.ts';
 import { createEventClock, type EventClock } from './event-clock.ts';
 import { type OpenHsm, openHsm } from './hsm-modules.ts';
-import { takeUpJournalDuties } from './journal-duties.ts';
+import { type JournalDuties, takeUpJournalDuties } from './journal-duties.ts';
 import { type Hsm, type HsmSlot, resolveHsm, slotForPurpose } from './pkcs11-module.ts';
 import { connect } from './redis-connection.ts';
 import { stampingSessions, stampingThreads } from './session-count.ts';
@@ -32,6 +32,7 @@ import { SlotTsus } from './slot-tsus.ts';
 import { createFailureLog } from './stamp-failures.ts';
 import type { StampedBatch, StampWorkerData, Tsu } from './stamp-task.ts';
 import { StampingPool } from './stamping-pool.ts';
+import { firstTsus, followTsus } from './tsu-follower.ts';
 
 export interface SignerService {
   /** Resolves when the token has failed: the module must be initialised anew, which takes a new process. */
@@ -42,9 +43,6 @@ export interface SignerService {
   stop(reason: string): Promise<void>;
 }
 
-/** How soon a TSU that is compromised stamps no more. A look is one GET. */
-const followEveryMs = 250;
-const firstTsuMsMax = 60_000;
 /** Redis may be away as well; then others claim the entries when this signer's last sign of life is old enough. */
 const abandonMsMax = 500;
 
@@ -110,47 +108,6 @@ const startPool = (
     onSetAside: (tsus) =>
       log.error({ slot: slot.label, tsus }, 'signer: TSUs cannot be opened; the others stamp on, and these are looked for again'),
   });
-};
-
-/** A slot without a TSU, as a new one is, waits for its first: no signer, no readiness. @throws TSU_NONE_ACTIVE when there is none in time */
-const firstTsus = async (slotTsus: SlotTsus, slot: HsmSlot, waiting: () => void): Promise<readonly Tsu[]> => {
-  const until = monotonicMs() + firstTsuMsMax;
-  for (;;) {
-    const tsus = await slotTsus.look(Date.now());
-    if (tsus?.some(({ activeFromMs }) => activeFromMs <= Date.now())) return tsus;
-    if (monotonicMs() > until) throw new SigilloError('TSU_NONE_ACTIVE', `token ${slot.label}`);
-    waiting();
-    await delay(followEveryMs);
-  }
-};
-
-interface TsuFollower {
-  /** Resolves when there is no TSU left that may stamp, or the token fails: the slot is of no use then. */
-  readonly failed: Promise<SigilloError>;
-  stop(): void;
-}
-
-/** Takes over what the register says, within `followEveryMs`. While Redis is away, what was known holds: each key knows its own end. */
-const followTsus = (slotTsus: SlotTsus, log: Logger, take: (tsus: readonly Tsu[]) => Promise<void>): TsuFollower => {
-  const stopping = new AbortController();
-  const failed = Promise.withResolvers<SigilloError>();
-  const look = async (): Promise<void> => {
-    const tsus = await slotTsus.look(Date.now());
-    if (tsus === undefined) return;
-    if (tsus.length === 0) throw new SigilloError('TSU_NONE_ACTIVE', 'the register has none for this slot any more');
-    await take(tsus);
-  };
-  const follow = async (): Promise<void> => {
-    while (!stopping.signal.aborted) {
-      await delay(followEveryMs, undefined, { signal: stopping.signal }).catch(() => undefined); // its end by the stop
-      await look().catch((error: unknown) => {
-        if (error instanceof SigilloError && /^(HSM_|TSU_)/.test(error.code)) failed.resolve(error);
-        else log.warn({ err: error }, 'signer: the register of TSUs cannot be read; what was known holds');
-      });
-    }
-  };
-  void follow();
-  return { failed: failed.promise, stop: () => stopping.abort() };
 };
 
 export interface SignerOptions {
@@ -220,12 +177,35 @@ const joinLane = ({ config, log, command, blocking, pool, metrics, told }: LaneP
     },
   });
 
+interface MeteredParts {
+  readonly label: string;
+  readonly pool: StampingPool;
+  readonly journal: JournalDuties;
+  readonly teller: SlotTeller;
+  readonly clock: ClockWatch;
+  readonly entriesBusy: () => number;
+}
+
+const metricsOf = ({ label, pool, journal, teller, clock, entriesBusy }: MeteredParts): SignerMetrics => {
+  const metrics = createSignerMetrics({
+    slot: label,
+    sessionsOpen: () => pool.atOnce,
+    entriesBusy,
+    sessionsBusy: () => Math.min(pool.busy, pool.atOnce),
+    journalKeyUp: () => journal.keyUp,
+    redisDurable: () => journal.durability.ok,
+  });
+  registerClockMetrics(metrics.registry, () => clock.picture());
+  registerRecorderMetrics(metrics.registry, () => journal.recorder.lost + teller.eventsLost);
+  return metrics;
+};
+
 const serveSlot = async ({ config, log, hsm, slot, command, teller, eventClock }: SlotParts): Promise<SignerService> => {
   const module = openHsm(hsm);
   module.login(slot);
   const blocking = await connect(config, 'signer-reader', 'blocking', log);
   const slotTsus = new SlotTsus({ config, redis: command, module, slot, log });
-  let tsus = await firstTsus(slotTsus, slot, () => teller.waiting());
+  let tsus = await firstTsus(slotTsus, slot.label, () => teller.waiting());
   const current = (): Tsu | undefined => tsus.find(({ activeFromMs }) => activeFromMs <= Date.now());
   const journal = await takeUpJournalDuties({ config, log, command, hsm, module, tsu: current, clock: eventClock.state });
 
@@ -234,16 +214,7 @@ const serveSlot = async ({ config, log, hsm, slot, command, teller, eventClock }
   const tsuMemory = createTsuMemory(tsus);
   const pool = await startPool(config, slot, module, log, { tsuMemory, clockMemory: clock.memory });
   let responder: LaneResponder | undefined;
-  const metrics = createSignerMetrics({
-    slot: slot.label,
-    sessionsOpen: () => pool.atOnce,
-    entriesBusy: () => responder?.busy ?? 0,
-    sessionsBusy: () => Math.min(pool.busy, pool.atOnce),
-    journalKeyUp: () => journal.keyUp,
-    redisDurable: () => journal.durability.ok,
-  });
-  registerClockMetrics(metrics.registry, () => clock.picture());
-  registerRecorderMetrics(metrics.registry, () => journal.recorder.lost + teller.eventsLost);
+  const metrics = metricsOf({ label: slot.label, pool, journal, teller, clock, entriesBusy: () => responder?.busy ?? 0 });
   const tellFailure = createFailureLog(log);
   const told = (batch: StampedBatch): void => {
     tellFailure(batch);
@@ -270,17 +241,15 @@ const serveSlot = async ({ config, log, hsm, slot, command, teller, eventClock }
     return error;
   };
 
-  const follower = followTsus(slotTsus, log, async (next) => {
-    // Gateways must have the chain before a client can get a token with it.
-    await journal.publish();
+  const use = (next: readonly Tsu[]): void => {
     tsus = next;
     writeTsus(tsuMemory, tsus);
     pool.look();
-    log.info({ slot: slot.label, tsus: tsus.map(({ keyLabel }) => keyLabel) }, 'signer: TSUs from now on');
-  });
+  };
+  const follower = followTsus({ slotTsus, log, first: tsus, publish: () => journal.publish(), use });
 
   return {
-    failed: Promise.race([pool.failed, follower.failed]).then(abandon),
+    failed: Promise.race([pool.failed, follower.failed, journal.failed]).then(abandon),
     metrics: () => metrics.registry.getMetricsAsJSON(),
     async health() {
       const detail = failure === undefined ? `${pool.atOnce} at once, key ${current()?.keyLabel ?? 'none'}` : failure.message;

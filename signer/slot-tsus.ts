@@ -1,8 +1,12 @@
 /**
  * The TSUs that a slot may stamp with: those of the register whose key is in its token, and, of the home folder, what the register does
  * not know yet, so that stamping needs no other process. Each has proved its key here before it is handed to the threads.
+ *
+ * The register is in Redis, and what others can write there brings no key to use: what the home folder says is over stays over, and
+ * under dual control a TSU counts only with its operators' signatures, verified here. A file or record that cannot be read keeps
+ * no other from its turn.
  */
-import { createHash, X509Certificate } from 'node:crypto';
+import { hash, X509Certificate } from 'node:crypto';
 import { SigilloError } from '../config/errors.ts';
 import type { Config } from '../config/schema.ts';
 import type { Logger } from '../observability/log.ts';
@@ -10,101 +14,158 @@ import { defaultDigest, keyScheme } from '../pki/algorithms.ts';
 import { tsuUsageLimit } from '../pki/tsu-usage.ts';
 import type { RedisClient } from '../queue/redis.ts';
 import { readTsus, readTsusVersion, type TsuRecord } from '../queue/tsu-register.ts';
+import type { Approvals, ApprovedStep } from './approvals.ts';
+import { createApprovals } from './dual-control.ts';
 import type { OpenHsm } from './hsm-modules.ts';
 import type { HsmSlot } from './pkcs11-module.ts';
 import type { Tsu } from './stamp-task.ts';
 import { findKey, selfTest } from './token-keys.ts';
-import { chainOctets, TsuFolder, tsuId, useOfCertificate } from './tsu-folder.ts';
+import { certificateIn, isOver, recordOfChain, TsuFolder, tsuId, useOfCertificate } from './tsu-folder.ts';
 
 export interface SlotTsusOptions {
   readonly config: Config;
   readonly redis: RedisClient;
   readonly module: OpenHsm;
   readonly slot: HsmSlot;
-  readonly log: Pick<Logger, 'warn'>;
+  readonly log: Pick<Logger, 'warn' | 'error'>;
 }
 
+/** A TSU may be used no longer than its certificate and the rules say, whatever the register has (ETSI EN 319 421, 7.7.2). */
+const endOfUse = (certificate: X509Certificate, { activateAt, usableUntil }: { activateAt: Date; usableUntil: Date }): number => {
+  const stated = useOfCertificate(certificate).until;
+  return Math.min(usableUntil.getTime(), stated.getTime(), tsuUsageLimit(activateAt).getTime());
+};
+
+/** @throws what cannot be read of its certificate */
 const ofRecord = (record: TsuRecord, token: string, digest: Tsu['signatureDigest'] | undefined): Tsu | undefined => {
-  const { state, chain, activateAt, usableUntil, compromised, keyLabel, algorithm } = record;
-  if (compromised !== undefined || (state !== 'certified' && state !== 'active')) return undefined;
+  const { state, chain, activateAt, usableUntil, keyLabel, algorithm } = record;
+  if (isOver(record) || (state !== 'certified' && state !== 'active')) return undefined;
   if (chain === undefined || activateAt === undefined || usableUntil === undefined) return undefined;
   const octets = chain.map((one) => new Uint8Array(Buffer.from(one, 'base64')));
+  const certificate = certificateIn(record);
   const scheme = keyScheme(algorithm);
+  const from = new Date(activateAt);
   return {
-    id: createHash('sha256')
-      .update(octets[0] as Uint8Array)
-      .digest('hex'),
+    id: hash('sha256', certificate.raw, 'hex'),
     tokenLabel: token,
     keyLabel,
     scheme,
     signatureDigest: digest ?? defaultDigest(scheme),
     chain: octets,
-    activeFromMs: Date.parse(activateAt),
-    usableUntilMs: Date.parse(usableUntil),
+    activeFromMs: from.getTime(),
+    usableUntilMs: endOfUse(certificate, { activateAt: from, usableUntil: new Date(usableUntil) }),
   };
 };
 
 export class SlotTsus {
   readonly #options: SlotTsusOptions;
   readonly #folder: TsuFolder;
+  readonly #approvals: Pick<Approvals, 'agreed'>;
   /** Those that have proved their keys in this token. */
   readonly #proved = new Set<string>();
+  /** Records whose activation was found to be agreed to: a Redis that comes back empty has no ceremonies any more. */
+  readonly #agreed = new Set<string>();
   readonly #warned = new Set<string>();
   #version: string | undefined;
 
+  /** @throws CONFIG_UNREADABLE, CONFIG_INVALID for the operators of dual control */
   constructor(options: SlotTsusOptions) {
+    const { config, redis, log } = options;
     this.#options = options;
-    this.#folder = new TsuFolder(options.config);
+    this.#folder = new TsuFolder(config);
+    this.#approvals = createApprovals({ config, redis, log, now: () => new Date() });
   }
 
   /**
-   * Looks whether the register is another one.
-   * @returns the TSUs that may stamp now or later, the one that was activated last first; undefined while the register is what it was
-   * @throws CERTIFICATE_INVALID; HSM_DEVICE and the like, when the token fails; what Redis says
+   * Looks whether the register is another one, and hands over the TSUs that may stamp now or later, the one that was activated last
+   * first. When they are not taken over, the register is looked at again: it counts as seen only when `take` has succeeded.
+   *
+   * @returns false while the register is what it was
+   * @throws what `take` throws; HSM_DEVICE and the like, when the token fails; what Redis says
    */
-  async look(nowMs: number): Promise<readonly Tsu[] | undefined> {
+  async look(nowMs: number, take: (tsus: readonly Tsu[]) => void | Promise<void>): Promise<boolean> {
     const { redis } = this.#options;
-    if (this.#version !== undefined && (await readTsusVersion(redis)) === this.#version) return undefined;
+    if (this.#version !== undefined && (await readTsusVersion(redis)) === this.#version) return false;
     const { version, tsus } = await readTsus(redis);
-    const found = this.#candidates(tsus).filter((tsu) => tsu.usableUntilMs >= nowMs && this.#isHere(tsu));
+    const candidates = await this.#candidates(tsus);
+    const found = candidates.filter((tsu) => tsu.usableUntilMs >= nowMs && this.#isHere(tsu));
+    await take(found.toSorted((a, b) => b.activeFromMs - a.activeFromMs));
     this.#version = version;
-    return found.toSorted((a, b) => b.activeFromMs - a.activeFromMs);
+    return true;
   }
 
-  #candidates(records: readonly TsuRecord[]): Tsu[] {
+  async #candidates(registered: readonly TsuRecord[]): Promise<Tsu[]> {
     const { config, slot } = this.#options;
     const { algorithm: wanted, signatureDigest: digest } = config.timestamp;
+    const kept = this.#folder.records((file, err) => this.#alarm(file, { file, err }, 'tsu: a record that cannot be read is passed over'));
+    const known = new Set(registered.map(({ id }) => id));
+    // What is over here is over, also when a Redis with an older register, or somebody who writes to it, says something else.
+    const over = new Set(kept.filter(isOver).map(({ id }) => id));
+    const unregistered = kept.filter(({ id }) => !known.has(id));
+    const records = [...registered, ...unregistered, ...this.#chainsOnly([...registered, ...kept])];
+    const found: Tsu[] = [];
     // Keys of another algorithm are those of before it was changed.
-    const ofAlgorithm = <T extends { readonly algorithm: string }>(all: readonly T[]): T[] =>
-      all.filter(({ algorithm }) => algorithm === wanted);
-    const registered = ofAlgorithm(records).flatMap((record) => ofRecord(record, slot.label, digest) ?? []);
-    const known = new Set(records.map(({ id }) => id));
-    const unregistered = ofAlgorithm(this.#folder.chains()).flatMap(({ chain, keyLabel, algorithm }): Tsu[] => {
-      const [certificate] = chain;
-      // What the register knows it decides, also that a key must not be used any more.
-      if (known.has(tsuId(certificate.publicKey.export({ format: 'der', type: 'spki' })))) return [];
-      const { from, until } = useOfCertificate(certificate);
-      const scheme = keyScheme(algorithm);
-      return [
-        {
-          id: createHash('sha256').update(certificate.raw).digest('hex'),
-          tokenLabel: slot.label,
-          keyLabel,
-          scheme,
-          signatureDigest: digest ?? defaultDigest(scheme),
-          chain: chainOctets(chain).map((der) => new Uint8Array(Buffer.from(der, 'base64'))),
-          activeFromMs: from.getTime(),
-          // A certificate of another CA may say nothing of it; the limit holds all the same (ETSI EN 319 421, 7.7.2).
-          usableUntilMs: Math.min(until.getTime(), tsuUsageLimit(from).getTime()),
-        },
-      ];
+    for (const record of records.filter(({ algorithm, id }) => algorithm === wanted && !over.has(id))) {
+      const tsu = this.#readable(record.keyLabel, () => ofRecord(record, slot.label, digest));
+      if (tsu !== undefined && (await this.#isAgreed(record))) found.push(tsu);
+    }
+    return found;
+  }
+
+  /** TSUs that have a chain in the home folder and no record anywhere: of a first start, an earlier release, or an outside CA. */
+  #chainsOnly(known: readonly TsuRecord[]): TsuRecord[] {
+    const { slot } = this.#options;
+    const ids = new Set(known.map(({ id }) => id));
+    const onUnreadable = (file: string, err: unknown): void =>
+      this.#alarm(file, { file, err }, 'tsu: a file that cannot be read is passed over');
+    return this.#folder.chains(onUnreadable).flatMap(({ file, ...one }) => {
+      const id = tsuId(one.chain[0].publicKey.export({ format: 'der', type: 'spki' }));
+      // A record of its own decides, also one that cannot be read: that its use is over may be what it says.
+      if (ids.has(id) || this.#folder.hasRecord(one.keyLabel)) return [];
+      const token = { label: slot.label, serial: '', hasKey: true, scheme: keyScheme(one.algorithm) };
+      return this.#readable(file, () => recordOfChain(one, token, new Date())) ?? [];
     });
-    return [...registered, ...unregistered];
+  }
+
+  /** Under dual control the register is not believed that operators have agreed: their signatures are, or the home folder. */
+  async #isAgreed(record: TsuRecord): Promise<boolean> {
+    const { id, token, keyLabel } = record;
+    if (this.#options.config.dualControl === undefined || this.#agreed.has(id)) return true;
+    const agreed = this.#folder.vouchesFor(record) || (await this.#hasCeremony({ action: 'activate', token, keyLabel, id }));
+    if (agreed) this.#agreed.add(id);
+    else this.#alarm(id, { key: keyLabel, tsu: id }, 'tsu: not used: the register has it, and operators have not agreed to its activation');
+    return agreed;
+  }
+
+  async #hasCeremony(step: ApprovedStep): Promise<boolean> {
+    try {
+      return await this.#approvals.agreed(step);
+    } catch (error) {
+      // One ceremony that cannot be read must not keep other TSUs, or the end of one, from this signer.
+      if (!(error instanceof SigilloError) || error.code !== 'INTERNAL') throw error;
+      return false;
+    }
+  }
+
+  #readable<T>(name: string, read: () => T): T | undefined {
+    try {
+      return read();
+    } catch (err) {
+      this.#alarm(name, { name, err }, 'tsu: passed over: its certificate cannot be read');
+      return undefined;
+    }
+  }
+
+  /** Once for each thing: a look may be made four times a second. */
+  #alarm(name: string, detail: Readonly<Record<string, unknown>>, message: string): void {
+    if (this.#warned.has(name)) return;
+    this.#warned.add(name);
+    this.#options.log.error({ token: this.#options.slot.label, ...detail }, message);
   }
 
   /** Whether the key is in this token, and has proved itself. @throws what says that the token fails */
   #isHere(tsu: Tsu): boolean {
-    const { module, slot, log } = this.#options;
+    const { module, slot } = this.#options;
     if (this.#proved.has(tsu.id)) return true;
     const session = module.openSession(slot.label, { readWrite: false });
     try {
@@ -116,8 +177,7 @@ export class SlotTsus {
     } catch (error) {
       // Of another token or host that gave its key the same name; or somebody has changed what they should not have.
       if (!(error instanceof SigilloError) || error.code !== 'HSM_KEY_MISMATCH') throw error;
-      if (!this.#warned.has(tsu.id)) log.warn({ token: slot.label, err: error }, 'tsu: not used in this slot');
-      this.#warned.add(tsu.id);
+      this.#alarm(tsu.id, { key: tsu.keyLabel, err: error }, 'tsu: not used in this slot');
       return false;
     } finally {
       session.close();

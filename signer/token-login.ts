@@ -4,7 +4,7 @@
  */
 import type { Session } from 'graphene-pk11';
 import { SigilloError } from '../config/errors.ts';
-import { callingHsm } from './pkcs11-errors.ts';
+import { callingHsm, ckrCode, userNotLoggedIn } from './pkcs11-errors.ts';
 
 /** CKS_RO_USER_FUNCTIONS and CKS_RW_USER_FUNCTIONS (PKCS#11 v3.1, 5.6.3), which the binding does not name. */
 const userStates: readonly number[] = [1, 3];
@@ -17,3 +17,7 @@ export const requireLogin = (session: Session): void => {
   const { state } = callingHsm('ask a session for its login', () => session.lib.C_GetSessionInfo(session.handle));
   if (!userStates.includes(state)) throw new SigilloError('HSM_LOGIN_LOST', `the session is in state ${state}`);
 };
+
+/** Whether an error says that the login is lost: only another process gets it back, because a login is made once for each. */
+export const isLoginLost = (error: unknown): boolean =>
+  (error instanceof SigilloError && error.code === 'HSM_LOGIN_LOST') || ckrCode(error) === userNotLoggedIn;

@@ -5,6 +5,7 @@
  * a clock that was stepped) is simply what is due at the next look, and what was done twice is due no more. It never prolongs anything:
  * the end of a key's use is written down when its use is settled, and whoever signs looks at that himself.
  */
+import type { Config } from '../config/schema.ts';
 import { tsuUse } from '../pki/tsu-usage.ts';
 import type { TsuRecord } from '../queue/tsu-register.ts';
 
@@ -25,6 +26,16 @@ export interface CalendarPolicy {
   readonly leadMs: number;
   readonly switchMs: number;
 }
+
+/** The calendar's policy in a configuration. */
+export const calendarPolicy = (config: Config): CalendarPolicy => ({
+  algorithm: config.timestamp.algorithm,
+  issuer: config.timestamp.tsu.source === 'demonstration' ? 'embedded' : 'outside',
+  dualControl: config.dualControl !== undefined,
+  usageMsMax: config.tsu.usageMsMax,
+  leadMs: config.tsu.leadDays * dayMs,
+  switchMs: config.tsu.switchDays * dayMs,
+});
 
 export interface CalendarInput {
   /** All that the register has of this token. */
@@ -160,3 +171,12 @@ export const dueSteps = (input: CalendarInput): TsuStep[] => {
   const look = lookAt(input);
   return [...activations(look), ...retirements(look), ...successions(look), ...destructions(look), ...reminders(look)];
 };
+
+/** One name for one step of one TSU. */
+export const stepKey = (step: TsuStep): string => `${step.kind} ${'record' in step ? step.record.id : ''}`;
+
+/** What a log says of a step. */
+export const describeStep = (step: TsuStep): Record<string, string> => ({
+  ...('record' in step ? { key: step.record.keyLabel, tsu: step.record.id.slice(0, 12) } : {}),
+  ...('why' in step ? { why: step.why } : {}),
+});

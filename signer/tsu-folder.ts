@@ -2,7 +2,8 @@
  * The TSU files of the home folder: for each TSU its chain (PEM, for ever), and beside it its record of the register (JSON). From them
  * the register is filled when Redis comes back empty; a TSU that an earlier release or a first start has made has only its chain.
  *
- * A chain file is never overwritten. A record file follows the register, and is only read for what the register does not have.
+ * A chain file is never overwritten, and not written before the use of its TSU is settled: to signers it says that it may be used. A
+ * record file follows the register, but never back: who is retired, destroyed or compromised here stays that, whatever Redis says.
  */
 import { hash, X509Certificate } from 'node:crypto';
 import { existsSync, mkdirSync, readdirSync, readFileSync } from 'node:fs';
@@ -38,6 +39,13 @@ export const certificateOf = (record: TsuRecord): X509Certificate | undefined =>
   return first === undefined ? undefined : new X509Certificate(Buffer.from(first, 'base64'));
 };
 
+/** The certificate of a record that must have one. @throws INTERNAL when it has none */
+export const certificateIn = (record: TsuRecord): X509Certificate => {
+  const certificate = certificateOf(record);
+  if (certificate === undefined) throw new SigilloError('INTERNAL', `TSU ${record.id} has no certificate`);
+  return certificate;
+};
+
 const readChain = (file: string): X509Certificate[] => {
   try {
     return (readFileSync(file, 'latin1').match(pemBlocks) ?? []).map((pem) => new X509Certificate(pem));
@@ -53,6 +61,13 @@ export interface ChainOnly {
   readonly algorithm: TsuRecord['algorithm'];
   readonly chain: readonly [X509Certificate, ...X509Certificate[]];
 }
+
+/** Nothing brings it back. */
+export const isOver = ({ state, compromised }: TsuRecord): boolean =>
+  state === 'retired' || state === 'destroyed' || compromised !== undefined;
+
+/** Hears of a file that cannot be read, and is passed over. */
+export type OnUnreadable = (file: string, error: unknown) => void;
 
 const recordFileName = (keyLabel: string): string => `${keyLabel}.json`;
 
@@ -108,23 +123,45 @@ export class TsuFolder {
     return this.#names().flatMap((name) => parseTsuFileName(name.replace(/\.json$/, '.pem'))?.keyLabel ?? []);
   }
 
-  /** The records that are kept here; one that cannot be read is left to its chain. */
-  records(): TsuRecord[] {
+  /** The records that are kept here. One that cannot be read was written by a newer release, or somebody else. */
+  records(onUnreadable: OnUnreadable = () => undefined): TsuRecord[] {
     return this.#names()
       .filter((name) => name.endsWith('.json') && parseTsuFileName(name.replace(/\.json$/, '.pem')) !== undefined)
       .flatMap((name) => {
+        const file = join(this.#folder, name);
         try {
-          const text = readFileSync(join(this.#folder, name), 'utf8');
-          const { id } = JSON.parse(text) as { id?: unknown };
-          return [parseTsuRecord(String(id), text)];
-        } catch {
-          return []; // a newer release wrote it, or somebody else
+          return [this.#readRecord(file)];
+        } catch (error) {
+          onUnreadable(file, error);
+          return [];
         }
       });
   }
 
-  /** The chains that are kept here, and the installed one. @throws CERTIFICATE_INVALID */
-  chains(): ChainOnly[] {
+  /** True when the record of a key is kept here, readable or not. */
+  hasRecord(keyLabel: string): boolean {
+    return existsSync(join(this.#folder, recordFileName(keyLabel)));
+  }
+
+  /**
+   * True when this folder says that a TSU may be used: with this very certificate its chain is here, which is written when its use is
+   * settled, or by a set-up; and no record says that nothing was settled yet.
+   */
+  vouchesFor({ id, chain: [certificate] = [] }: Pick<TsuRecord, 'id' | 'chain'>): boolean {
+    const ignore = (): void => undefined; // a file that cannot be read vouches for nothing
+    const isHere = this.chains(ignore).some(({ chain: [first] }) => first.raw.toString('base64') === certificate);
+    return isHere && this.records(ignore).every((record) => record.id !== id || record.activateAt !== undefined);
+  }
+
+  /**
+   * The chains that are kept here, and the installed one.
+   * @param onUnreadable hears of those that cannot be read, and are passed over. @defaultValue throws CERTIFICATE_INVALID
+   */
+  chains(
+    onUnreadable: OnUnreadable = (_, error) => {
+      throw error;
+    },
+  ): ChainOnly[] {
     const { tsu, algorithm } = this.#config.timestamp;
     const own = this.#names().flatMap((name) => {
       const parsed = parseTsuFileName(name);
@@ -133,13 +170,20 @@ export class TsuFolder {
     const installed =
       tsu.source === 'installed' && existsSync(tsu.chainFile) ? [{ file: tsu.chainFile, keyLabel: tsu.keyLabel, algorithm }] : [];
     return [...own, ...installed].flatMap((one) => {
-      const [first, ...others] = readChain(one.file);
+      let chain: X509Certificate[];
+      try {
+        chain = readChain(one.file);
+      } catch (error) {
+        onUnreadable(one.file, error);
+        return [];
+      }
+      const [first, ...others] = chain;
       const known = tsuAlgorithms.find((name) => name === one.algorithm);
       return first === undefined || known === undefined ? [] : [{ ...one, algorithm: known, chain: [first, ...others] as const }];
     });
   }
 
-  /** Keeps chain and record of a TSU. @returns a file that is there with another certificate, and stays as it is */
+  /** Keeps the record of a TSU, and its chain once its use is settled. @returns a file that says otherwise, and stays as it is */
   save(record: TsuRecord): string | undefined {
     const { n } = parseTsuFileName(`${record.keyLabel}.pem`) ?? {};
     // A key that an operator has named is not ours to keep: its chain has its own file.
@@ -148,13 +192,30 @@ export class TsuFolder {
     const other = this.#saveChain(record, join(this.#folder, tsuFileName(record.algorithm, n)));
     if (other !== undefined) return other;
     const file = join(this.#folder, recordFileName(record.keyLabel));
+    if (!isOver(record) && this.#saysOver(file, record)) return file;
     const text = `${JSON.stringify(record, null, 2)}\n`;
     if (!existsSync(file) || readFileSync(file, 'utf8') !== text) writeFileAtomic(file, text, { mode: 0o644 });
     return undefined;
   }
 
-  #saveChain({ chain }: TsuRecord, file: string): string | undefined {
-    if (chain === undefined) return undefined;
+  #readRecord(file: string): TsuRecord {
+    const text = readFileSync(file, 'utf8');
+    const { id } = JSON.parse(text) as { id?: unknown };
+    return parseTsuRecord(String(id), text);
+  }
+
+  #saysOver(file: string, { id }: TsuRecord): boolean {
+    if (!existsSync(file)) return false;
+    try {
+      const kept = this.#readRecord(file);
+      return kept.id === id && isOver(kept);
+    } catch {
+      return false; // it says nothing that can be read
+    }
+  }
+
+  #saveChain({ chain, activateAt }: TsuRecord, file: string): string | undefined {
+    if (chain === undefined || activateAt === undefined) return undefined;
     const certificates = chain.map((der) => new X509Certificate(Buffer.from(der, 'base64')));
     if (existsSync(file)) {
       const [first] = readChain(file);

@@ -10,7 +10,7 @@ import { samePublicKey } from '../pki/public-key.ts';
 import type { RedisClient } from '../queue/redis.ts';
 import { addTsu, changeTsu, readTokens, readTsus, type TellTsuChanges, type TsuRecord, tokenName } from '../queue/tsu-register.ts';
 import { findKey } from './token-keys.ts';
-import { type ChainOnly, isUnreadable, recordOfChain, type TsuFolder, tsuId } from './tsu-folder.ts';
+import { type ChainOnly, isUnreadable, type OnUnreadable, recordOfChain, type TsuFolder, tsuId } from './tsu-folder.ts';
 
 export interface FillRegisterOptions {
   readonly config: Config;
@@ -84,7 +84,8 @@ export const fillRegister = async (options: FillRegisterOptions): Promise<Readon
   for (const record of records.filter(isOurs)) await add(record);
   // What another token's record tells of is that token's business.
   const told = new Set(records.map(({ id }) => id));
-  for (const one of folder.chains()) {
+  const onUnreadable: OnUnreadable = (file, err) => log.error({ file, err }, 'tsu: a file that cannot be read is passed over');
+  for (const one of folder.chains(onUnreadable)) {
     const id = tsuId(spkiOf(one));
     if (known.has(id) || told.has(id)) continue;
     const record = recordFor(one, options);

@@ -38,11 +38,12 @@ import {
   tsuRegisterKeys,
 } from '../queue/tsu-register.ts';
 import type { Approvals, ApprovedStep } from './approvals.ts';
-import { destroyKeyPair, destroyRemains, requireKeyPair } from './key-destruction.ts';
+import { destroyCopies, destroyRemains, type OtherSlot, requireKeyPair } from './key-destruction.ts';
+import { isTokenFailure } from './token-failures.ts';
 import { findKey, generateKeyPair, keyState, selfTest, type TokenKey } from './token-keys.ts';
 import { requireLogin } from './token-login.ts';
-import { type CalendarPolicy, dueSteps, type TsuStep, type TsuUse } from './tsu-calendar.ts';
-import { certificateOf, chainOctets, type TsuFolder, tsuId, useOfCertificate } from './tsu-folder.ts';
+import { calendarPolicy, describeStep, dueSteps, stepKey, type TsuStep, type TsuUse } from './tsu-calendar.ts';
+import { certificateIn, chainOctets, isOver, type TsuFolder, tsuId, useOfCertificate } from './tsu-folder.ts';
 import { fillRegister } from './tsu-import.ts';
 
 const dayMs = 86_400_000;
@@ -63,6 +64,8 @@ export interface TsuLifecycleOptions {
   readonly log: Logger;
   /** The token, and a session that is read-write and logged in. */
   readonly token: { readonly label: string; readonly serial: string; readonly session: Session };
+  /** The other slots with the purpose, opened for an action: a key may lie in several. @defaultValue there are none */
+  readonly withOtherSlots?: (action: (slots: readonly OtherSlot[]) => string[]) => string[];
   readonly folder: TsuFolder;
   /** undefined: certificates come from an outside CA. */
   readonly certify: CertifyTsu | undefined;
@@ -71,27 +74,12 @@ export interface TsuLifecycleOptions {
   /** Hands the chain of a TSU to gateways and journal, before its use is settled. */
   readonly publish: (record: TsuRecord) => Promise<void>;
   readonly now: () => Date;
+  /** A step has failed by a fault of the token's, or of the CA's. */
+  readonly onTokenFailure?: (error: SigilloError) => void;
   readonly onStep?: (kind: TsuStep['kind'], outcome: 'done' | 'waiting' | 'failed') => void;
   /** Who does it, for the journal. @defaultValue the process `lifecycle` */
   readonly tell?: TellTsuChanges;
 }
-
-/** The calendar's policy in a configuration. */
-export const calendarPolicy = (config: Config): CalendarPolicy => ({
-  algorithm: config.timestamp.algorithm,
-  issuer: config.timestamp.tsu.source === 'demonstration' ? 'embedded' : 'outside',
-  dualControl: config.dualControl !== undefined,
-  usageMsMax: config.tsu.usageMsMax,
-  leadMs: config.tsu.leadDays * dayMs,
-  switchMs: config.tsu.switchDays * dayMs,
-});
-
-/** @throws INTERNAL when it has none */
-const certificateIn = (record: TsuRecord): X509Certificate => {
-  const certificate = certificateOf(record);
-  if (certificate === undefined) throw new SigilloError('INTERNAL', `TSU ${record.id} has no certificate`);
-  return certificate;
-};
 
 export class TsuLifecycle {
   readonly #options: TsuLifecycleOptions;
@@ -125,7 +113,7 @@ export class TsuLifecycle {
         if (open.length === 0) break;
         for (const step of open) if (!(await this.#try(step, version))) failed.add(stepKey(step));
       }
-      this.#save(await this.#records());
+      await this.#saveAgreed(await this.#records());
       return true;
     } finally {
       // Best effort: it ends by itself.
@@ -175,7 +163,7 @@ export class TsuLifecycle {
 
   /** @returns false when it is not to be tried again at this tick */
   async #try(step: TsuStep, version: string): Promise<boolean> {
-    const { log, onStep, token, lease } = this.#options;
+    const { log, onStep, onTokenFailure, token, lease } = this.#options;
     let outcome: 'done' | 'waiting' | 'failed';
     try {
       // A step before may have taken long: making a key of RSA 4096 blocks this process for up to a minute.
@@ -184,10 +172,11 @@ export class TsuLifecycle {
       // What it was decided by has changed meanwhile, as by the step before: the next look decides anew.
       if (done === 'overtaken') return true;
       outcome = done ? 'done' : 'waiting';
-      if (outcome === 'done') log.info({ token: token.label, ...describe(step) }, `tsu: ${step.kind}`);
+      if (outcome === 'done') log.info({ token: token.label, ...describeStep(step) }, `tsu: ${step.kind}`);
     } catch (error) {
       outcome = 'failed';
-      log.error({ token: token.label, err: error, ...describe(step) }, `tsu: ${step.kind} failed; it is tried again`);
+      if (isTokenFailure(error)) onTokenFailure?.(error);
+      log.error({ token: token.label, err: error, ...describeStep(step) }, `tsu: ${step.kind} failed; it is tried again`);
     }
     onStep?.(step.kind, outcome);
     return outcome === 'done';
@@ -205,7 +194,7 @@ export class TsuLifecycle {
       case 'schedule':
         return this.#schedule(step.record, step.use);
       case 'activate':
-        return this.#change(step.record, 'certified', (record) => ({ kind: 'activated', record: { ...record, state: 'active' } }));
+        return this.#activate(step.record);
       case 'retire':
         return this.#retire(step.record);
       case 'destroy':
@@ -310,14 +299,27 @@ export class TsuLifecycle {
       throw new SigilloError('CERTIFICATE_INVALID', `of ${of.keyLabel}: its use would end before it begins; the key is retired unused`);
     }
     selfTest(this.#keyOf(of), certificateIn(of));
-    this.#save([of]);
-    await publish(of);
     const settled = { activateAt: activateAt.toISOString(), usableUntil: until.toISOString() };
+    // Kept before it is told: nobody finds its use settled in the register, and its chain nowhere.
+    this.#save([{ ...of, ...settled }]);
+    await publish(of);
     const decide = (record: TsuRecord): TsuChange[] =>
       record.state === 'certified' && record.activateAt === undefined ? [{ kind: 'scheduled', record: { ...record, ...settled } }] : [];
     await changeTsu(redis, of.id, decide, this.#tell);
     await approvals.executed(step);
     return true;
+  }
+
+  /** That a use is settled says the register, in which others can write: what operators must agree to is not believed to it. */
+  async #isAgreed(record: TsuRecord): Promise<boolean> {
+    const { approvals, folder } = this.#options;
+    const { token, keyLabel, id } = record;
+    return folder.vouchesFor(record) || approvals.agreed({ action: 'activate', token, keyLabel, id });
+  }
+
+  async #activate(of: TsuRecord): Promise<boolean> {
+    if (!(await this.#isAgreed(of))) return false;
+    return this.#change(of, 'certified', (record) => ({ kind: 'activated', record: { ...record, state: 'active' } }));
   }
 
   #retire(of: TsuRecord): Promise<true> {
@@ -330,15 +332,18 @@ export class TsuLifecycle {
   }
 
   async #destroy(of: TsuRecord): Promise<boolean> {
-    const { token, approvals, now } = this.#options;
+    const { token, approvals, now, log, withOtherSlots } = this.#options;
     const step: ApprovedStep = { action: 'destroy', token: token.label, keyLabel: of.keyLabel, id: of.id };
     if (!(await approvals.permit(step))) return false;
     const doomed = { label: of.keyLabel, scheme: keyScheme(of.algorithm), spki: Buffer.from(of.spki, 'base64') };
     if (of.destructionBegunAt === undefined) {
       requireKeyPair(token.session, doomed);
       await this.#noteDestruction(of);
-      destroyKeyPair(token.session, doomed);
-    } else destroyRemains(token.session, of.keyLabel, doomed);
+    }
+    // First the copies: as long as its own token has the key it is seen that this is not done.
+    const copies = withOtherSlots?.((slots) => destroyCopies(slots, doomed)) ?? [];
+    if (copies.length > 0) log.info({ key: of.keyLabel, tokens: copies }, 'tsu: destroyed in other slots too');
+    destroyRemains(token.session, of.keyLabel, doomed);
     this.#syncToken();
     await this.#change(of, 'retired', (record) => ({
       kind: 'destroyed',
@@ -371,19 +376,24 @@ export class TsuLifecycle {
     return true;
   }
 
+  /** Keeps what may be kept: from the files of the home folder signers take TSUs. */
+  async #saveAgreed(records: readonly TsuRecord[]): Promise<void> {
+    const { log } = this.#options;
+    for (const record of records) {
+      if (record.activateAt === undefined || isOver(record) || (await this.#isAgreed(record))) this.#save([record]);
+      else log.error({ key: record.keyLabel, tsu: record.id }, 'tsu: the register says when it is used, and operators have not agreed');
+    }
+  }
+
   #save(records: readonly TsuRecord[]): void {
     const { folder, log } = this.#options;
     for (const record of records) {
       const other = folder.save(record);
       if (other !== undefined)
-        log.error({ file: other, tsu: record.id }, 'tsu: a file of this name has another certificate; it stays as it is');
+        log.error(
+          { file: other, tsu: record.id },
+          'tsu: this file has another certificate, or says that its use is over; it stays as it is',
+        );
     }
   }
 }
-
-const stepKey = (step: TsuStep): string => `${step.kind} ${'record' in step ? step.record.id : ''}`;
-
-const describe = (step: TsuStep): Record<string, string> => ({
-  ...('record' in step ? { key: step.record.keyLabel, tsu: step.record.id.slice(0, 12) } : {}),
-  ...('why' in step ? { why: step.why } : {}),
-});

@@ -12,6 +12,7 @@ import { SigilloError } from '../../config/errors.ts';
 import type { Config } from '../../config/schema.ts';
 import { keyScheme } from '../../pki/algorithms.ts';
 import { type Ceremony, ceremonyText, readCeremonies } from '../../queue/ceremonies.ts';
+import { readTsus, type TsuRecord } from '../../queue/tsu-register.ts';
 import { journalKeyAlgorithm, journalKeyLabel } from '../../signer/checkpoint-key.ts';
 import { isApprovedBy, type Operators, readOperators } from '../../signer/dual-control.ts';
 import { openHsm } from '../../signer/hsm-modules.ts';
@@ -30,7 +31,14 @@ const fingerprint = (operators: Operators, name: string): string => {
   return key === undefined ? 'unknown' : hash('sha256', key.export({ format: 'der', type: 'spki' }), 'hex');
 };
 
-const describe = (ceremony: Ceremony, operators: Operators): string =>
+/** The key that a ceremony has made: operators could not sign its fingerprint, so the minutes say it by the register. */
+const madeIn = ({ action, token, keyLabel, executedAt }: Ceremony, tsus: readonly TsuRecord[]): string[] => {
+  if (action !== 'generate' || executedAt === undefined) return [];
+  const made = tsus.find((record) => record.token === token && record.keyLabel === keyLabel);
+  return [`  Key made     ${made?.id ?? 'not in the register of TSUs: see key.generated in the journal'}`];
+};
+
+const describe = (ceremony: Ceremony, operators: Operators, tsus: readonly TsuRecord[]): string =>
   [
     `Ceremony ${ceremony.id}`,
     `  What         ${ceremony.action} of the key ${ceremony.keyLabel} in the token ${ceremony.token}`,
@@ -42,6 +50,7 @@ const describe = (ceremony: Ceremony, operators: Operators): string =>
       `    signature  ${approval.signature}`,
     ]),
     `  Executed     ${ceremony.executedAt ?? 'not yet'}`,
+    ...madeIn(ceremony, tsus),
     '  Text that was signed:',
     ...ceremonyText(ceremony)
       .split('\n')
@@ -50,15 +59,17 @@ const describe = (ceremony: Ceremony, operators: Operators): string =>
     '',
   ].join('\n');
 
-const minutesOf = (config: Config, ceremonies: readonly Ceremony[], operators: Operators, now: Date): string =>
-  [
+const minutesOf = (config: Config, ceremonies: readonly Ceremony[], tsus: readonly TsuRecord[], now: Date): string => {
+  const operators = readOperators(config);
+  return [
     'Minutes of key ceremonies, version 1',
     `Journal ${config.journal.origin}`,
     `Written ${now.toISOString()} on ${hostname()} by ${operatorName()}`,
     `Dual control: ${config.dualControl?.approvals ?? 0} of ${operators.size} operators`,
     '',
-    ...ceremonies.map((ceremony) => describe(ceremony, operators)),
+    ...ceremonies.map((ceremony) => describe(ceremony, operators, tsus)),
   ].join('\n');
+};
 
 /** ECDSA with SHA-256, DER. @throws HSM_* */
 const signWithJournalKey = (config: Config, text: string): Uint8Array => {
@@ -91,7 +102,7 @@ export const minutesCommand = (target: readonly string[], options: MinutesOption
       throw new SigilloError('USAGE', `${file} or its signature exists (--force replaces it)`);
     const ceremonies = (await readCeremonies(redis)).filter((ceremony) => id === undefined || ceremony.id === id);
     if (id !== undefined && ceremonies.length === 0) throw new SigilloError('CEREMONY_UNKNOWN', JSON.stringify(id.slice(0, 80)));
-    const text = minutesOf(config, ceremonies, readOperators(config), new Date());
+    const text = minutesOf(config, ceremonies, (await readTsus(redis)).tsus, new Date());
     const signature = signWithJournalKey(config, text);
     writeFileAtomic(file, text, { mode: 0o644 });
     writeFileAtomic(`${file}.sig`, signature, { mode: 0o644 });

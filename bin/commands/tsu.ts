@@ -9,7 +9,7 @@ import { crlFileName } from '../../queue/keys.ts';
 import type { RedisClient } from '../../queue/redis.ts';
 import { changeTsu, findTsu, orderRotation, readTokens, readTsus, type TsuRecord, tsuRegisterKeys } from '../../queue/tsu-register.ts';
 import { mayStamp } from '../../signer/tsu-calendar.ts';
-import { certificateOf } from '../../signer/tsu-folder.ts';
+import { certificateOf, TsuFolder } from '../../signer/tsu-folder.ts';
 import { type CommandOperator, commandOperator, commandRedis } from './command-redis.ts';
 import { table } from './table.ts';
 
@@ -168,6 +168,18 @@ export const rotateCommand = (options: RotateOptions): Promise<boolean> =>
     return done;
   });
 
+/** Where its record is kept it says so from now on: a Redis that comes back empty, with no lifecycle process there, must not bring it back. */
+const keep = (config: Config, record: TsuRecord): void => {
+  const folder = new TsuFolder(config);
+  if (!folder.hasRecord(record.keyLabel)) return;
+  try {
+    folder.save(record);
+  } catch (error) {
+    // The register has it, and the lifecycle process writes it down at its next look.
+    process.stderr.write(`The record in the home folder was not written: ${(error as Error).message}\n`);
+  }
+};
+
 export interface RetireOptions {
   readonly force?: true;
 }
@@ -192,6 +204,7 @@ export const retireCommand = (name: string, { force }: RetireOptions): Promise<v
       },
       tsuChangeTeller(operator),
     );
+    keep(config, record);
     print(
       `${record.keyLabel} is retired. Its key is destroyed after ${destroyAfter}; its certificate stays published and is not revoked.\n`,
     );
@@ -244,6 +257,7 @@ export const compromiseCommand = (name: string, options: CompromiseOptions): Pro
       (current) => (current.compromised === undefined ? [{ kind: 'compromised', reason, record: { ...current, compromised } }] : []),
       tsuChangeTeller(operator),
     );
+    keep(config, record);
     print(
       `${record.keyLabel} (${id.slice(0, 12)}) is compromised since ${record.compromised?.at}. Signers drop it at their next look at the register.\n`,
     );

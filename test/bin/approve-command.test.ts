@@ -156,6 +156,8 @@ describe('dual control: two of three operators', { skip: withoutSofthsm || redis
     assert.match(text, /^Minutes of key ceremonies, version 1\nJournal sigillo\.invalid\/journal\n/);
     assert.match(text, /What {9}generate of the key tsu-ec-p256-2 in the token sigillo-timestamp\n/);
     assert.match(text, /Approved {5}\S+ by anna\n {4}key {8}[0-9a-f]{64}\n {4}signature {2}\S+\n/);
+    const made = (await readTsus(redis)).tsus.find(({ keyLabel }) => keyLabel === 'tsu-ec-p256-2');
+    assert.ok(text.includes(`\n  Key made     ${made?.id}\n`), text);
     assert.doesNotMatch(text, /DOES NOT HOLD/);
     const verify = () => openssl('dgst', '-sha256', '-verify', paths.journalKey, '-signature', `${minutes}.sig`, minutes);
     assert.match(verify(), /Verified OK/);

@@ -3,6 +3,7 @@ import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
 import type { Redis } from 'ioredis';
 import { openEmbeddedAuthority } from '../../bin/embedded-authority.ts';
+import { SigilloError } from '../../config/errors.ts';
 import { readTsus, tsuRegisterKeys } from '../../queue/tsu-register.ts';
 import { openHsm } from '../../signer/hsm-modules.ts';
 import { embeddedModule, slotForPurpose } from '../../signer/pkcs11-module.ts';
@@ -106,8 +107,17 @@ describe('keys and a login that is lost', { skip: withoutFaultyModule || redisSe
     assert.deepEqual(await destroyedEvents(), [first]);
   });
 
-  test('a login that a token has forgotten in silence', async () => {
+  test('a slot that does not show whether it has a copy: nothing is destroyed', async () => {
     await untilDue(2);
+    const withOtherSlots = (): never => {
+      throw new SigilloError('HSM_PIN_REFUSED', 'another slot');
+    };
+    await world.work({ withOtherSlots });
+    assert.equal(await stateOf(second), 'retired');
+    assert.equal(inToken(second), 'whole');
+  });
+
+  test('a login that a token has forgotten in silence', async () => {
     assert.equal(await stateOf(second), 'retired');
     token.logOut();
     await lookWith(second);

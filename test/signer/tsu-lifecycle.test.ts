@@ -197,6 +197,7 @@ describe('the life of the keys of a token', { skip: withoutSofthsm || redisServe
         return allowed.has(action);
       },
       executed: async () => undefined,
+      agreed: async ({ action }: { action: string }) => allowed.has(action),
     };
     await world.work({ approvals });
     assert.equal((await states()).at(-1), 'tsu-ec-p256-5 active');

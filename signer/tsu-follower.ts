@@ -1,0 +1,78 @@
+/** Takes over what the register of TSUs says, as long as a signer runs. */
+import { setTimeout as delay } from 'node:timers/promises';
+import { SigilloError } from '../config/errors.ts';
+import type { Logger } from '../observability/log.ts';
+import { monotonicMs } from '../queue/redis-clock.ts';
+import type { SlotTsus } from './slot-tsus.ts';
+import type { Tsu } from './stamp-task.ts';
+
+/** How soon a TSU that is compromised stamps no more. A look is one GET. */
+const followEveryMs = 250;
+const firstTsuMsMax = 60_000;
+
+/** A slot without a TSU, as a new one is, waits for its first: no signer, no readiness. @throws TSU_NONE_ACTIVE when there is none in time */
+export const firstTsus = async (slotTsus: Pick<SlotTsus, 'look'>, token: string, waiting: () => void): Promise<readonly Tsu[]> => {
+  const until = monotonicMs() + firstTsuMsMax;
+  let found: readonly Tsu[] = [];
+  for (;;) {
+    await slotTsus.look(Date.now(), (tsus) => {
+      found = tsus;
+    });
+    // Asked at every look: one that is there may begin meanwhile.
+    if (found.some(({ activeFromMs }) => activeFromMs <= Date.now())) return found;
+    if (monotonicMs() > until) throw new SigilloError('TSU_NONE_ACTIVE', `token ${token}`);
+    waiting();
+    await delay(followEveryMs);
+  }
+};
+
+export interface TsuFollower {
+  /** Resolves when there is no TSU left that may stamp, or the token fails: the slot is of no use then. */
+  readonly failed: Promise<SigilloError>;
+  stop(): void;
+}
+
+export interface FollowOptions {
+  readonly slotTsus: Pick<SlotTsus, 'look'>;
+  readonly log: Pick<Logger, 'warn' | 'info'>;
+  /** What the signer begins with: their chains are published. */
+  readonly first: readonly Tsu[];
+  /** Hands chains to gateways, which must have them before a client can get a token with them. */
+  readonly publish: () => Promise<void>;
+  /** From here on these stamp, and no others. */
+  readonly use: (tsus: readonly Tsu[]) => void;
+  /** @defaultValue 250 ms */
+  readonly everyMs?: number;
+}
+
+/**
+ * Takes over what the register says, within `followEveryMs`. While Redis is away, what was known holds: each key knows its own end.
+ * What is not to be used any more goes at once; what is new waits until its chain is published.
+ */
+export const followTsus = ({ slotTsus, log, first, publish, use, everyMs = followEveryMs }: FollowOptions): TsuFollower => {
+  const stopping = new AbortController();
+  const failed = Promise.withResolvers<SigilloError>();
+  const published = new Set(first.map(({ id }) => id));
+  const take = async (next: readonly Tsu[]): Promise<void> => {
+    if (next.length === 0) throw new SigilloError('TSU_NONE_ACTIVE', 'the register has none for this slot any more');
+    const known = next.filter(({ id }) => published.has(id));
+    use(known);
+    if (known.length < next.length) {
+      await publish();
+      for (const { id } of next) published.add(id);
+      use(next);
+    }
+    log.info({ tsus: next.map(({ keyLabel }) => keyLabel) }, 'signer: TSUs from now on');
+  };
+  const follow = async (): Promise<void> => {
+    while (!stopping.signal.aborted) {
+      await delay(everyMs, undefined, { signal: stopping.signal }).catch(() => undefined); // its end by the stop
+      await slotTsus.look(Date.now(), take).catch((error: unknown) => {
+        if (error instanceof SigilloError && /^(HSM_|TSU_)/.test(error.code)) failed.resolve(error);
+        else log.warn({ err: error }, 'signer: the register of TSUs cannot be taken over; it is tried again');
+      });
+    }
+  };
+  void follow();
+  return { failed: failed.promise, stop: () => stopping.abort() };
+};

@@ -1,0 +1,75 @@
+/** How a signer takes over a new list of TSUs: also when what it needs for that fails in between. */
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import type { Tsu } from '../../signer/stamp-task.ts';
+import { firstTsus, followTsus } from '../../signer/tsu-follower.ts';
+import { until } from '../support/until.ts';
+
+const tsu = (id: string, activeFromMs = 0): Tsu => ({ id, keyLabel: id, activeFromMs, usableUntilMs: Number.MAX_SAFE_INTEGER }) as Tsu;
+const log = { warn: () => undefined, info: () => undefined };
+
+/** A register that counts as seen only when it was taken over, as SlotTsus has it. */
+const register = (first: readonly Tsu[]) => {
+  let tsus = first;
+  let seen = false;
+  return {
+    change(next: readonly Tsu[]) {
+      tsus = next;
+      seen = false;
+    },
+    async look(_: number, take: (tsus: readonly Tsu[]) => void | Promise<void>) {
+      if (seen) return false;
+      await take(tsus);
+      seen = true;
+      return true;
+    },
+  };
+};
+
+test('Redis hiccups while a chain is published: what is compromised is dropped at once, and what is new taken at a later look', async () => {
+  const [old, bad, next] = [tsu('old'), tsu('bad'), tsu('next')];
+  const slotTsus = register([old, bad]);
+  let failures = 3;
+  const used: string[][] = [];
+  const follower = followTsus({
+    slotTsus,
+    log: log as never,
+    first: [old, bad],
+    everyMs: 1,
+    publish: async () => {
+      assert.deepEqual(used.at(-1), ['old'], 'dropped first');
+      failures -= 1;
+      if (failures >= 0) throw new Error('Redis is away');
+    },
+    use: (tsus) => void used.push(tsus.map(({ id }) => id)),
+  });
+  slotTsus.change([next, old]);
+  await until('the new one is taken', () => used.at(-1)?.includes('next') === true);
+  assert.ok(used.every((ids) => !ids.includes('bad')));
+  assert.deepEqual(used, [['old'], ['old'], ['old'], ['old'], ['next', 'old']]);
+  follower.stop();
+});
+
+test('no TSU is left: the slot is given up', async () => {
+  const slotTsus = register([]);
+  const follower = followTsus({
+    slotTsus,
+    log: log as never,
+    first: [tsu('old')],
+    everyMs: 1,
+    publish: async () => undefined,
+    use: () => undefined,
+  });
+  assert.equal((await follower.failed).code, 'TSU_NONE_ACTIVE');
+  follower.stop();
+});
+
+test('a first TSU that begins in a moment is waited for, though the register does not change any more', async () => {
+  let waited = 0;
+  const soon = tsu('soon', Date.now() + 300);
+  const found = await firstTsus(register([soon]), 'a', () => {
+    waited += 1;
+  });
+  assert.deepEqual(found, [soon]);
+  assert.ok(waited > 0);
+});
