@@ -128,7 +128,8 @@ export class ConcurrentStamper {
   }
 
   async #stamp(lane: Lane, request: ReceivedStampRequest, spent: { signMs: number }): Promise<Answer> {
-    await this.#calling(lane, () => lane.units.refreshLater());
+    const refreshing = this.#refresh(lane);
+    if (refreshing !== undefined) await refreshing;
     const reading = this.#clock.read();
     if (reading.kind === 'unavailable') return { kind: 'refused', outcome: 'timeNotAvailable', reading };
     const { unixMillis, state, errorMs } = reading;
@@ -177,6 +178,24 @@ export class ConcurrentStamper {
     const known = this.#ids.get(tsu.id) ?? id;
     this.#ids.set(tsu.id, known);
     return known;
+  }
+
+  /** @returns undefined when nothing had to be waited for */
+  #refresh(lane: Lane): Promise<void> | undefined {
+    const failed = (error: unknown): never => {
+      lane.call.end();
+      throw asSlotFailed(error);
+    };
+    lane.call.begin(this.#nowMs());
+    try {
+      const refreshing = lane.units.refreshLater();
+      // The mark is the turns' while one is waited for.
+      if (refreshing !== undefined) return refreshing.then(() => lane.call.end(), failed);
+    } catch (error) {
+      failed(error);
+    }
+    lane.call.end();
+    return undefined;
   }
 
   async #calling(lane: Lane, step: () => Promise<void>): Promise<void> {

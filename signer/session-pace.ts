@@ -45,7 +45,8 @@ export const awaitTurn = (memory: SharedArrayBuffer, nowMs: number): void => {
 export interface SessionTurns {
   /** Holds the thread up. */
   now(): void;
-  later(): Promise<void>;
+  /** @returns undefined when it has come already */
+  later(): Promise<void> | undefined;
 }
 
 /**
@@ -58,13 +59,13 @@ export const turnsOutside = (call: CallMark, memory: SharedArrayBuffer): Session
     awaitTurn(memory, monotonicMs());
     call.begin(monotonicMs());
   },
-  async later() {
-    call.end();
+  later() {
     const ms = takeTurn(memory, monotonicMs());
-    if (ms > 0) await delay(ms);
-    call.begin(monotonicMs());
+    if (ms === 0) return undefined;
+    call.end();
+    return delay(ms).then(() => call.begin(monotonicMs()));
   },
 });
 
 /** For a session that needs no pace, as the only one of its kind. */
-export const noTurns: SessionTurns = { now: () => undefined, later: () => Promise.resolve() };
+export const noTurns: SessionTurns = { now: () => undefined, later: () => undefined };

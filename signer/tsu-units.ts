@@ -57,9 +57,20 @@ export class TsuUnits {
     for (const _ of this.#update(Date.now())) this.#turns.now();
   }
 
-  /** The same for a thread that must not be held up. Nobody else may use the units meanwhile. */
-  async refreshLater(): Promise<void> {
-    for (const _ of this.#update(Date.now())) await this.#turns.later();
+  /**
+   * The same for a thread that must not be held up. Nobody else may use the units meanwhile.
+   * @returns undefined when there was no turn to wait for, as nearly always: then the stamp goes on before any other lane is looked at
+   */
+  refreshLater(): Promise<void> | undefined {
+    const steps = this.#update(Date.now());
+    const goOn = (): Promise<void> | undefined => {
+      while (!steps.next().done) {
+        const turn = this.#turns.later();
+        if (turn !== undefined) return turn.then(goOn);
+      }
+      return undefined;
+    };
+    return goOn();
   }
 
   /** Takes over what was written. Yields before each session that it opens, for its turn. */
