@@ -53,12 +53,16 @@ export interface CheckpointedWriter {
 const lookMs = 200;
 /** After a failure the next attempt waits, so that a journal without signers does not ask for signatures all the time. */
 const failedPauseMs = 2_000;
+/** Who takes over a journal makes its first one then, when signers are there as well: writers that die again and again make theirs too. */
+const firstMsMax = 3_000;
 
 export class Checkpointer {
   readonly #options: CheckpointerOptions;
   #lastAtMs: number | undefined;
   #lastForeign = -1;
   #startedAtMs: number | undefined;
+  /** The journal was there before this process wrote it. */
+  #tookOver = false;
 
   constructor(options: CheckpointerOptions) {
     this.#options = options;
@@ -74,6 +78,7 @@ export class Checkpointer {
   async run(writer: CheckpointedWriter, signal: AbortSignal): Promise<void> {
     const startedAtMs = monotonicMs();
     this.#startedAtMs = startedAtMs;
+    this.#tookOver = (writer.snapshot?.size ?? 0) > 0;
     while (!signal.aborted) {
       const snapshot = writer.snapshot;
       if (snapshot !== undefined && this.#isDue(snapshot, startedAtMs)) {
@@ -88,7 +93,9 @@ export class Checkpointer {
   #isDue({ foreign, size }: JournalSnapshot, startedAtMs: number): boolean {
     if (size === 0 || foreign === this.#lastForeign) return false;
     if (foreign - Math.max(0, this.#lastForeign) >= this.#options.events) return true;
-    return monotonicMs() - (this.#lastAtMs ?? startedAtMs) >= this.#options.seconds * 1_000;
+    const everyMs = this.#options.seconds * 1_000;
+    if (this.#lastAtMs === undefined && this.#tookOver) return monotonicMs() - startedAtMs >= Math.min(firstMsMax, everyMs);
+    return monotonicMs() - (this.#lastAtMs ?? startedAtMs) >= everyMs;
   }
 
   async #make(writer: CheckpointedWriter, snapshot: JournalSnapshot, signal: AbortSignal): Promise<'made' | 'unstamped' | 'failed'> {

@@ -85,6 +85,12 @@ describe('checkpoints', () => {
     assert.equal(readFileSync(file, 'utf8'), published[0]);
   });
 
+  test('who takes over a journal makes its first one soon: writers that die again and again make theirs too', async () => {
+    snapshot = at(5);
+    await run({ seconds: 3_600, events: 1_000 }, async () => until('it is made', () => outcomes.length === 1).then(() => undefined));
+    assert.deepEqual(outcomes, ['made']);
+  });
+
   test('none without entries, none without a tree, none for what the journal itself has made', async () => {
     await run({ seconds: 1, events: 1 }, async (checkpointer) => {
       snapshot = at(3);
