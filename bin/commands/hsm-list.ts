@@ -9,6 +9,7 @@ import { hsmError } from '../../signer/pkcs11-errors.ts';
 import { type Hsm, type HsmSlot, resolveHsm } from '../../signer/pkcs11-module.ts';
 import { algorithmOf, type ListedKey, listKeys } from '../../signer/token-listing.ts';
 import { tsuId } from '../../signer/tsu-folder.ts';
+import { endWithReader } from './closed-pipe.ts';
 import { commandRedis } from './command-redis.ts';
 import { type KnownKeys, openSlot, readKnownKeys, redisIfThere } from './hsm-slots.ts';
 import { printable, shorten } from './printable.ts';
@@ -164,6 +165,7 @@ const connect = (config: Config, { login }: HsmListOptions): Promise<RedisClient
 
 /** Lists the slots; one that cannot be opened here does not end the list. @throws REDIS_UNAVAILABLE with --no-login, HSM_MODULE_MISSING */
 export const listSlotsCommand = async (options: HsmListOptions): Promise<void> => {
+  endWithReader();
   const config = loadConfig();
   const hsm = resolveHsm(config);
   const redis = await connect(config, options);
