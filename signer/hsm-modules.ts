@@ -23,7 +23,6 @@ export const openHsm = (hsm: Hsm): OpenHsm => {
   return {
     modulePathOf: (label) => moduleByLabel(label).modulePath,
     tokens: () => [...new Set(hsm.slots.map(moduleOf))].flatMap((module) => module.tokens()),
-    countOf: (label) => moduleByLabel(label).countOf(label),
     findSlot: (label) => moduleByLabel(label).findSlot(label),
     login: (slot) => moduleOf(slot).login(slot),
     openSession: (label, options) => moduleByLabel(label).openSession(label, options),

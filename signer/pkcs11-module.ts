@@ -112,9 +112,7 @@ export interface HsmModule {
   readonly lib: pkcs11.PKCS11;
   /** Every slot with a token that can be read, also one without a label. */
   tokens(): { readonly slot: Slot; readonly token: Token; readonly label: string }[];
-  /** How many tokens have this label; asks each that is there. @throws HSM_DEVICE */
-  countOf(label: string): number;
-  /** The slot whose token has this label, the first when there are several. @throws HSM_TOKEN_MISSING when none has it */
+  /** The slot whose token has this label. @throws HSM_TOKEN_MISSING when none or more than one has it */
   findSlot(label: string): Slot;
   /**
    * Logs in to the token of this slot, once for the life of the process: later calls repeat the outcome, never the PIN.
@@ -179,8 +177,8 @@ const slotsWithTokens = (module: Module): Slot[] => {
 const readTokens = (module: Module): ReturnType<HsmModule['tokens']> => slotsWithTokens(module).flatMap((slot) => readToken(slot) ?? []);
 
 /**
- * Finds slots by the labels of their tokens, and keeps them: C_GetTokenInfo of a token that hangs would hold up whoever looks for
- * another one, so no token is asked that is not needed.
+ * Finds slots by the labels of their tokens, and keeps them: C_GetTokenInfo of a token that hangs would hold up whoever works with
+ * another one. Only the first look asks all of them, because a label that two tokens have is nobody's.
  */
 const createSlotFinder = (module: Module): ((label: string) => Slot) => {
   const known = new Map<string, Slot>();
@@ -191,31 +189,30 @@ const createSlotFinder = (module: Module): ((label: string) => Slot) => {
       return false; // what is wrong shows when it is looked for
     }
   };
-  /** Stops at the first: `hsm selftest` says when there is another. */
-  const look = (label: string): { readonly slot?: Slot; readonly others: readonly string[]; readonly unreadable: boolean } => {
-    const others: string[] = [];
-    let unreadable = false;
-    for (const slot of slotsWithTokens(module)) {
-      const read = readToken(slot);
-      if (read?.label === label) return { slot, others, unreadable };
-      if (read === undefined) unreadable = true;
-      else if (read.label !== '') others.push(read.label);
-    }
-    return { others, unreadable };
+  const look = (label: string): { readonly matches: readonly Slot[]; readonly others: readonly string[]; readonly unreadable: boolean } => {
+    const slots = slotsWithTokens(module);
+    const tokens = slots.flatMap((slot) => readToken(slot) ?? []);
+    return {
+      matches: tokens.filter((one) => one.label === label).map(({ slot }) => slot),
+      others: tokens.map((one) => one.label).filter((one) => one !== '' && one !== label),
+      unreadable: tokens.length < slots.length,
+    };
   };
   return (label) => {
     const kept = known.get(label);
     if (kept !== undefined && isStill(kept, label)) return kept;
     known.delete(label);
     let found = look(label);
-    for (let tries = 1; tries < triesMax && found.unreadable && found.slot === undefined; tries += 1) {
+    for (let tries = 1; tries < triesMax && found.unreadable && found.matches.length === 0; tries += 1) {
       pause();
       found = look(label);
     }
-    const { slot, others } = found;
+    const { matches, others } = found;
+    const [slot, second] = matches;
     if (slot === undefined) {
       throw new SigilloError('HSM_TOKEN_MISSING', `"${label}" is not among: ${others.map((one) => `"${one}"`).join(', ') || 'none'}`);
     }
+    if (second !== undefined) throw new SigilloError('HSM_TOKEN_MISSING', `"${label}" names two tokens; give each its own label`);
     known.set(label, slot);
     return slot;
   };
@@ -333,7 +330,6 @@ export const openModule = ({ modulePath, environment, refusedPinFolder }: Module
     modulePathOf: () => modulePath,
     lib,
     tokens: () => readTokens(module),
-    countOf: (label) => readTokens(module).filter((one) => one.label === label).length,
     findSlot,
     login,
     openSession,
