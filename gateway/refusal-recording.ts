@@ -10,7 +10,8 @@
  * They do not pass through the queue of the recorder: they cannot push out what waits there, such as failures of authentication.
  */
 import { SigilloError } from '../config/errors.ts';
-import { type JournalRecorder, type RecordedEvent, unixMicrosNow } from '../observability/journal/recorder.ts';
+import type { JournalRecorder, RecordedEvent } from '../observability/journal/recorder.ts';
+import { unixMicrosNow } from '../observability/journal/wall-micros.ts';
 import type { FailInfo, RefusedParts } from '../pki/tsp-request.ts';
 import type { JournalBacklog } from './journal-backlog.ts';
 

@@ -6,6 +6,7 @@
 import type { Config } from '../config/schema.ts';
 import type { ClockPicture } from '../observability/clock-metrics.ts';
 import { type JournalRecorder, nodeName } from '../observability/journal/recorder.ts';
+import { createWallMicros } from '../observability/journal/wall-micros.ts';
 import type { Logger } from '../observability/log.ts';
 import type { HealthItem } from '../observability/ops-app.ts';
 import type { ToldClock } from '../queue/host-clock.ts';
@@ -65,9 +66,10 @@ export const watchClock = (options: ClockWatchOptions): ClockWatch => {
   let state: WatchedState | 'unknown' = 'unknown';
   let steps = 0;
   let reading: ClockReading = clock.read();
+  const unixMicros = createWallMicros(sources);
 
   /** The register says with every event whether the clock that dates it was trusted. */
-  const at = () => ({ unixMicros: Math.round(sources.wallMs() * 1_000), clock: state === 'trusted' ? 'trusted' : 'unverified' }) as const;
+  const at = () => ({ unixMicros: unixMicros(), clock: state === 'trusted' ? 'trusted' : 'unverified' }) as const;
   const tellAnomaly = (reason: ClockAnomaly | 'step', observed: string, server?: string): void => {
     log.warn({ reason, observed, server, state }, 'clock: anomaly');
     recorder.record({ kind: 'time.anomaly', subject, outcome: 'failure', detail: { reason, state, observed, server }, at: at() });

@@ -11,6 +11,7 @@ import { journalKeys } from '../../queue/keys.ts';
 import type { RedisClient } from '../../queue/redis.ts';
 import { encodeDrafts } from './draft-block.ts';
 import type { ClockState, EventDetail, EventDraft, EventKind, EventOutcome, EventRole } from './events.ts';
+import { unixMicrosNow } from './wall-micros.ts';
 
 /** What is told of an event; the recorder adds who, where and when. */
 export interface RecordedEvent<K extends EventKind> {
@@ -38,9 +39,6 @@ export interface RecorderOptions {
   readonly onLost?: (events: number) => void;
 }
 
-/** Microseconds since 1970-01-01T00:00:00Z by the system's clock. */
-export const unixMicrosNow = (): number => Math.round((performance.timeOrigin + performance.now()) * 1_000);
-
 /** Events of one entry of the stream: about 50 KB. */
 const eventsPerEntry = 100;
 /** 10,000 events of 500 octets: 5 MB. */
@@ -55,8 +53,7 @@ export const draftOf = <K extends EventKind>(event: RecordedEvent<K>, actor: str
   const { kind, subject, outcome, detail, by, at } = event;
   return {
     kind,
-    // Not performance.now(), which is finer: it follows the clock that is vouched for only until that is set or slewed.
-    unixMicros: at?.unixMicros ?? Date.now() * 1_000,
+    unixMicros: at?.unixMicros ?? unixMicrosNow(),
     clock: at?.clock ?? clock?.() ?? 'unverified',
     node: nodeName(),
     role: by?.role ?? 'system',
