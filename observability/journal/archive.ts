@@ -12,6 +12,7 @@ import { attachCertificates } from '../../pki/token-certificates.ts';
 import { octetRows, type QueryParameters } from './clickhouse.ts';
 import { decodeEvent } from './event-encoding.ts';
 import type { JournalEvent } from './events.ts';
+import { lookedThrough, lookupConditions, type StampKeys } from './stamp-lookup.ts';
 import { imprintTail } from './store.ts';
 import { toldEvents } from './told-events.ts';
 
@@ -91,7 +92,8 @@ interface Filter {
   readonly parameters: QueryParameters;
 }
 
-const filterOf = ({ serial, imprints, client, fromMicros, toMicros }: StampSearch): Filter => {
+/** @param through see lookedThrough */
+const filterOf = ({ serial, imprints, client, fromMicros, toMicros }: StampSearch, through: number): Filter => {
   const conditions = ["retention = 'timestamp'", "kind = 'timestamp.issued'"];
   const parameters: Record<string, string | number> = {};
   const add = (condition: string, name: string, value: string | number): void => {
@@ -102,15 +104,18 @@ const filterOf = ({ serial, imprints, client, fromMicros, toMicros }: StampSearc
   if (client !== undefined) add('actor = {client:String}', 'client', client);
   if (fromMicros !== undefined) add('unixMicros >= {fromMicros:UInt64}', 'fromMicros', fromMicros);
   if (toMicros !== undefined) add('unixMicros < {toMicros:UInt64}', 'toMicros', toMicros);
-  if (imprints !== undefined) {
-    const names = imprints.map(({ hash }, i) => {
-      // Digits beyond what a number holds: it goes as text.
-      parameters[`tail${i}`] = imprintTail(hash);
-      return `{tail${i}:UInt64}`;
-    });
-    conditions.push(`imprintTail IN (${names.join(', ')})`);
-  }
-  return { where: conditions.join(' AND '), parameters };
+  const tails = imprints?.map(({ hash }, i) => {
+    // Digits beyond what a number holds: it goes as text.
+    parameters[`tail${i}`] = imprintTail(hash);
+    return `{tail${i}:UInt64}`;
+  });
+  if (tails !== undefined) conditions.push(`imprintTail IN (${tails.join(', ')})`);
+  const keys: StampKeys = {
+    ...(serial === undefined ? {} : { subject: '{serial:String}' }),
+    ...(tails === undefined ? {} : { imprintTails: tails }),
+    ...(client === undefined ? {} : { client: '{client:String}' }),
+  };
+  return { where: [...conditions, ...lookupConditions(through, keys)].join(' AND '), parameters };
 };
 
 export class TimestampArchive {
@@ -133,7 +138,7 @@ export class TimestampArchive {
    * @throws JOURNAL_STORE_UNAVAILABLE, also while the chain of a TSU has not arrived yet; JOURNAL_MALFORMED
    */
   async *find(search: StampSearch): AsyncGenerator<ArchivedStamp> {
-    const filter = filterOf(search);
+    const filter = filterOf(search, await lookedThrough(this.#client));
     let left = search.limit;
     let before: number | undefined;
     while (left > 0) {

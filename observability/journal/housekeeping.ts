@@ -1,6 +1,6 @@
 /**
  * What is done beside the writer while it writes: expired entries go, what is stored is looked through for damage, and the subtrees
- * of the Merkle tree are kept up to date.
+ * of the Merkle tree and the table that stamps are found by are kept up to date.
  *
  * It never ends by itself: what cannot be done now is told, and tried again.
  */
@@ -19,6 +19,7 @@ import type { TellClock } from './recorder.ts';
 import { expirePartitions } from './retention.ts';
 import { brokenParts, missingEntries, PartScrubber } from './scrub.ts';
 import { runScrubRounds, scrubPauseMs } from './scrub-rounds.ts';
+import { StampLookup } from './stamp-lookup.ts';
 import { resumeTree, type TreeRecorder } from './tree-store.ts';
 import type { JournalWriter } from './writer.ts';
 
@@ -37,6 +38,12 @@ const expiryEveryMs = 6 * 3_600_000;
 const expiryRetryMs = 60_000;
 /** A proof reads entries where subtrees are missing: those of the last second. */
 const treeEveryMs = 1_000;
+/** A segment of the table of stamps is full after seconds at the earliest. */
+const lookupEveryMs = 1_000;
+/** While it is behind, blocks are stored between one segment and the next, which takes 0.1 s. */
+const lookupPauseMs = 20;
+/** A part of the table is lost when the engine starts and finds it broken; a server starts without this process. */
+const lookupCheckEveryMs = 24 * 3_600_000;
 
 /** Of one process, for all the times in which it writes. */
 export class Housekeeping {
@@ -64,7 +71,12 @@ export class Housekeeping {
 
   /** Does the chores until the signal; it never fails. */
   async run(writer: JournalWriter, signal: AbortSignal): Promise<void> {
-    await Promise.all([this.#expire(writer, signal), this.#keepTree(writer, signal), this.#scrub(writer, signal)]);
+    await Promise.all([
+      this.#expire(writer, signal),
+      this.#keepTree(writer, signal),
+      this.#keepLookup(writer, signal),
+      this.#scrub(writer, signal),
+    ]);
   }
 
   /** The tree of a writer that begins behind so many entries. @throws JOURNAL_STORE_UNAVAILABLE */
@@ -103,6 +115,29 @@ export class Housekeeping {
       } catch (error) {
         this.#complaints.say(error, 'journal: subtrees are not stored');
       }
+    }
+  }
+
+  /** Takes stored entries into the table of stamps, and all of them again when some are missing there. */
+  async #keepLookup(writer: JournalWriter, signal: AbortSignal): Promise<void> {
+    let lookup: StampLookup | undefined;
+    let checkAt = 0;
+    while (!signal.aborted) {
+      let isBehind = false;
+      try {
+        if (!writer.storeDown) {
+          lookup ??= new StampLookup({ client: (await this.#store.open()).client });
+          if (performance.now() >= checkAt) {
+            const missing = await lookup.mend();
+            if (missing > 0) this.#log.warn({ missing }, 'journal: the table of stamps lacks entries and is made again');
+            checkAt = performance.now() + lookupCheckEveryMs;
+          }
+          isBehind = await lookup.extend(writer.head.size - (writer.unshipped ?? 0));
+        }
+      } catch (error) {
+        if (!signal.aborted) this.#complaints.say(error, 'journal: the table of stamps is not kept');
+      }
+      await delay(isBehind ? lookupPauseMs : lookupEveryMs, undefined, { signal }).catch(() => undefined); // its end by the abort
     }
   }
 

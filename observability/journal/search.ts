@@ -6,8 +6,17 @@ import type { ClickHouseClient } from '@clickhouse/client';
 import { SigilloError } from '../../config/errors.ts';
 import { octetRows, type QueryParameters } from './clickhouse.ts';
 import { decodeEvent, hashEvent } from './event-encoding.ts';
-import { type EventKind, type EventOutcome, type EventRole, eventCatalogue, type JournalEvent } from './events.ts';
+import {
+  type EventKind,
+  type EventOutcome,
+  type EventRole,
+  eventCatalogue,
+  type JournalEvent,
+  type RetentionClass,
+  retentionClasses,
+} from './events.ts';
 import { instantText } from './instants.ts';
+import { lookedThrough, lookupConditions } from './stamp-lookup.ts';
 
 /** What to look for; an entry must match all that is given. */
 export interface EntrySearch {
@@ -78,11 +87,8 @@ class FilterBuilder implements Filter {
   }
 }
 
-const filterOf = (search: EntrySearch): Filter => {
-  const { kinds, actor, roles, subject, subjectStart, outcome, node, fromMicros, toMicros } = search;
+const filterOf = ({ kinds, actor, roles, subject, subjectStart, outcome, node, fromMicros, toMicros }: EntrySearch): Filter => {
   const filter = new FilterBuilder();
-  // Partitions are by class of retention: those that cannot hold these kinds are not opened.
-  filter.oneOf('retention', kinds === undefined ? undefined : [...new Set(kinds.map((kind) => eventCatalogue[kind].retention))]);
   filter.oneOf('kind', kinds);
   filter.oneOf('role', roles);
   filter.oneOf('outcome', outcome === undefined ? undefined : [outcome]);
@@ -93,6 +99,26 @@ const filterOf = (search: EntrySearch): Filter => {
   filter.number('fromMicros', fromMicros, (value) => `unixMicros >= ${value}`);
   filter.number('toMicros', toMicros, (value) => `unixMicros < ${value}`);
   return filter;
+};
+
+const withinClasses = (classes: Iterable<RetentionClass>): string => `retention IN (${[...classes].map((name) => `'${name}'`).join(', ')})`;
+
+/**
+ * Where to look, as alternatives of conditions: partitions are by class of retention, and those that cannot hold these kinds are not
+ * opened. Stamps and the register of time, which are most of a journal, have a table to be found by; where it helps, they are asked for
+ * by themselves, because the engine cannot leave out anything by a condition that holds for some partitions only.
+ * @param through see lookedThrough
+ */
+const placesOf = ({ kinds, actor, subject }: EntrySearch, through: number): string[][] => {
+  const classes = new Set(kinds === undefined ? retentionClasses : kinds.map((kind) => eventCatalogue[kind].retention));
+  if (classes.size === 0) return [['0']];
+  const narrowed = lookupConditions(through, {
+    ...(subject === undefined ? {} : { subject: 'unhex({subject:String})' }),
+    ...(actor === undefined ? {} : { client: 'unhex({actor:String})' }),
+  });
+  if (narrowed.length === 0 || !classes.has('timestamp')) return kinds === undefined ? [[]] : [[withinClasses(classes)]];
+  classes.delete('timestamp');
+  return [[withinClasses(['timestamp']), ...narrowed], ...(classes.size === 0 ? [] : [[withinClasses(classes)]])];
 };
 
 /** Whether the entry itself is what was looked for. */
@@ -127,6 +153,7 @@ const readRow = (sequence: number, octets: Buffer): FoundEntry => {
 export async function* searchEntries(client: ClickHouseClient, search: EntrySearch): AsyncGenerator<FoundEntry> {
   const { limit, first = 'newest' } = search;
   const { conditions, parameters } = filterOf(search);
+  const places = placesOf(search, await lookedThrough(client));
   let before = search.before;
   let from: number | undefined;
   for (let left = limit; left > 0; ) {
@@ -134,13 +161,16 @@ export async function* searchEntries(client: ClickHouseClient, search: EntrySear
     const place = new FilterBuilder();
     place.number('before', before, (value) => `sequence < ${value}`);
     place.number('from', from, (value) => `sequence >= ${value}`);
-    const where = [...conditions, ...place.conditions].join(' AND ') || '1';
+    const order = `ORDER BY sequence ${first === 'newest' ? 'DESC' : 'ASC'} LIMIT ${asked}`;
+    const selects = places.map((one) => {
+      const where = [...one, ...conditions, ...place.conditions].join(' AND ') || '1';
+      return `SELECT sequence, octets FROM journal_events WHERE ${where} ${order}`;
+    });
     const rows = (await octetRows(
       client,
       {
         what: 'search the journal',
-        query: `SELECT toString(sequence), octets FROM journal_events WHERE ${where}
-          ORDER BY sequence ${first === 'newest' ? 'DESC' : 'ASC'} LIMIT ${asked}`,
+        query: `SELECT toString(sequence), octets FROM (${selects.join(' UNION ALL ')}) ${order}`,
         parameters: { ...parameters, ...place.parameters },
       },
       2,

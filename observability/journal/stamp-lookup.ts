@@ -1,0 +1,128 @@
+/**
+ * Finds entries of the class `timestamp` among thousands of millions: keeps `journal_lookup` (schema/003-lookup.sql), and makes of a
+ * question the condition that narrows a SELECT from journal_events to entries that may be meant.
+ *
+ * The table is made from the entries, a segment at a time and behind them, by the engine itself; a segment is in it as a whole or not
+ * at all, and twice is the same as once. What it does not cover yet is searched without it, so it is never needed, only missed. It
+ * proves nothing, as the columns of the entries do not: who changes it can hide an entry from a search, not from a verification.
+ */
+import type { ClickHouseClient } from '@clickhouse/client';
+import { asking, jsonRows } from './clickhouse.ts';
+
+/** Three rows an entry at most make a block of the engine, which stores it as a whole. */
+const segmentEntries = 65_536;
+/** A client is looked up by so many entries at once: one with few among many others is found, and one with all of them takes few rows. */
+const entriesPerPlace = 4_096;
+const retention = "retention = 'timestamp'";
+
+const keyOf = (sql: string): string => `toUInt32(bitAnd(cityHash64(${sql}), 4294967295))`;
+/** Of a hash already: its last four octets. */
+const imprintKey = (sql: string): string => `toUInt32(bitAnd(${sql}, 4294967295))`;
+
+const number = async (client: ClickHouseClient, what: string, query: string): Promise<number> =>
+  Number((await jsonRows<{ n: string | number }>(client, { what, query }))[0]?.n ?? 0);
+
+/**
+ * Entries that the table covers are those before this number; asked before each search, whose conditions are made with it.
+ * @throws JOURNAL_STORE_UNAVAILABLE
+ */
+export const lookedThrough = (client: ClickHouseClient): Promise<number> =>
+  number(client, 'read how far the table of stamps goes', "SELECT max(place) AS n FROM journal_lookup WHERE field = 'through'");
+
+/** What is looked for, each as SQL of the value that the column has: parameters, not anybody's text. */
+export interface StampKeys {
+  readonly subject?: string;
+  /** Of type UInt64, as the column `imprintTail`. */
+  readonly imprintTails?: readonly string[];
+  readonly client?: string;
+}
+
+/**
+ * Conditions that leave out entries of the class `timestamp` which cannot be meant; to be used beside those that the columns must
+ * meet, and for that class only: of others the table knows nothing.
+ * @param through what `lookedThrough` said
+ */
+export const lookupConditions = (through: number, { subject, imprintTails, client }: StampKeys): string[] => {
+  if (through === 0) return [];
+  const among = (column: string, field: string, keys: readonly string[]): string =>
+    `(sequence >= ${through} OR ${column} IN (SELECT place FROM journal_lookup WHERE field = '${field}' AND key IN (${keys.join(', ')})))`;
+  return [
+    ...(subject === undefined ? [] : [among('sequence', 'subject', [keyOf(subject)])]),
+    ...(imprintTails === undefined ? [] : [among('sequence', 'imprint', imprintTails.map(imprintKey))]),
+    ...(client === undefined ? [] : [among(`intDiv(sequence, ${entriesPerPlace})`, 'client', [keyOf(client)])]),
+  ];
+};
+
+const segmentQuery = (from: number, to: number): string => {
+  const entries = `FROM journal_events WHERE ${retention} AND sequence >= ${from} AND sequence < ${to}`;
+  return `INSERT INTO journal_lookup (field, key, place)
+    SELECT 'subject', ${keyOf('subject')}, sequence ${entries}
+    UNION ALL SELECT 'imprint', ${imprintKey('imprintTail')}, sequence ${entries} AND imprintTail != 0
+    UNION ALL SELECT 'client', ${keyOf('actor')}, intDiv(sequence, ${entriesPerPlace}) AS among ${entries} GROUP BY actor, among
+    UNION ALL SELECT 'through', toUInt32(0), toUInt64(${to})`;
+};
+
+/** One thread, and one block: the table gets all of a segment at once. */
+const segmentSettings = {
+  max_threads: 1,
+  max_insert_threads: '1',
+  max_insert_block_size: '1048576',
+  min_insert_block_size_rows: '1048576',
+  min_insert_block_size_bytes: '1073741824',
+};
+
+export interface StampLookupOptions {
+  readonly client: ClickHouseClient;
+  /** For tests. @defaultValue 65536 */
+  readonly segmentEntries?: number;
+}
+
+/** Keeps the table; one process at a time needs to, and two do no harm. */
+export class StampLookup {
+  readonly #client: ClickHouseClient;
+  readonly #segment: number;
+  #through: number | undefined;
+
+  constructor(options: StampLookupOptions) {
+    this.#client = options.client;
+    this.#segment = options.segmentEntries ?? segmentEntries;
+  }
+
+  /**
+   * Takes in the next segment, if all of it is stored.
+   * @param stored number of entries that the store has, from the first on without gap
+   * @returns false when there was none
+   * @throws JOURNAL_STORE_UNAVAILABLE; the same segment is taken in by the next call
+   */
+  async extend(stored: number): Promise<boolean> {
+    this.#through ??= await lookedThrough(this.#client);
+    const to = this.#through + this.#segment;
+    if (to > stored) return false;
+    const query = segmentQuery(this.#through, to);
+    // Asked again after a failure, whose outcome is unknown.
+    this.#through = undefined;
+    await asking('add to the table of stamps', () => this.#client.command({ query, clickhouse_settings: segmentSettings }));
+    this.#through = to;
+    return true;
+  }
+
+  /**
+   * Begins anew when entries are missing in the table, as when the engine has moved a broken part aside. Reads a column of all entries.
+   * What expired is left out by the first entry that is there; a segment that is there twice, until the engine merges it, hides no part.
+   * @returns how many were missing
+   * @throws JOURNAL_STORE_UNAVAILABLE
+   */
+  async mend(): Promise<number> {
+    const through = await lookedThrough(this.#client);
+    if (through === 0) return 0;
+    const what = 'count the entries of the table of stamps';
+    const there = await number(this.#client, what, `SELECT count() AS n FROM journal_events WHERE ${retention} AND sequence < ${through}`);
+    const first = await number(this.#client, what, `SELECT min(sequence) AS n FROM journal_events WHERE ${retention}`);
+    const known = await number(this.#client, what, `SELECT count() AS n FROM journal_lookup WHERE field = 'subject' AND place >= ${first}`);
+    const missing = there - known;
+    if (missing <= 0) return 0;
+    await asking('empty the table of stamps', () => this.#client.command({ query: 'TRUNCATE TABLE journal_lookup' }));
+    this.#through = 0;
+    return missing;
+  }
+}
