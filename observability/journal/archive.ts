@@ -12,7 +12,7 @@ import { attachCertificates } from '../../pki/token-certificates.ts';
 import { octetRows, type QueryParameters } from './clickhouse.ts';
 import { decodeEvent } from './event-encoding.ts';
 import type { JournalEvent } from './events.ts';
-import { lookedThrough, lookupConditions, type StampKeys } from './stamp-lookup.ts';
+import { lookupConditions, type StampKeys } from './stamp-lookup.ts';
 import { imprintTail } from './store.ts';
 import { toldEvents } from './told-events.ts';
 
@@ -92,8 +92,7 @@ interface Filter {
   readonly parameters: QueryParameters;
 }
 
-/** @param through see lookedThrough */
-const filterOf = ({ serial, imprints, client, fromMicros, toMicros }: StampSearch, through: number): Filter => {
+const filterOf = async (store: ClickHouseClient, { serial, imprints, client, fromMicros, toMicros }: StampSearch): Promise<Filter> => {
   const conditions = ["retention = 'timestamp'", "kind = 'timestamp.issued'"];
   const parameters: Record<string, string | number> = {};
   const add = (condition: string, name: string, value: string | number): void => {
@@ -115,7 +114,7 @@ const filterOf = ({ serial, imprints, client, fromMicros, toMicros }: StampSearc
     ...(tails === undefined ? {} : { imprintTails: tails }),
     ...(client === undefined ? {} : { client: '{client:String}' }),
   };
-  return { where: [...conditions, ...lookupConditions(through, keys)].join(' AND '), parameters };
+  return { where: [...conditions, ...(await lookupConditions(store, keys, parameters))].join(' AND '), parameters };
 };
 
 export class TimestampArchive {
@@ -138,7 +137,7 @@ export class TimestampArchive {
    * @throws JOURNAL_STORE_UNAVAILABLE, also while the chain of a TSU has not arrived yet; JOURNAL_MALFORMED
    */
   async *find(search: StampSearch): AsyncGenerator<ArchivedStamp> {
-    const filter = filterOf(search, await lookedThrough(this.#client));
+    const filter = await filterOf(this.#client, search);
     let left = search.limit;
     let before: number | undefined;
     while (left > 0) {

@@ -16,7 +16,7 @@ import {
   retentionClasses,
 } from './events.ts';
 import { instantText } from './instants.ts';
-import { lookedThrough, lookupConditions } from './stamp-lookup.ts';
+import { lookupConditions } from './stamp-lookup.ts';
 
 /** What to look for; an entry must match all that is given. */
 export interface EntrySearch {
@@ -107,16 +107,20 @@ const withinClasses = (classes: Iterable<RetentionClass>): string => `retention 
  * Where to look, as alternatives of conditions: partitions are by class of retention, and those that cannot hold these kinds are not
  * opened. Stamps and the register of time, which are most of a journal, have a table to be found by; where it helps, they are asked for
  * by themselves, because the engine cannot leave out anything by a condition that holds for some partitions only.
- * @param through see lookedThrough
  */
-const placesOf = ({ kinds, actor, subject }: EntrySearch, through: number): string[][] => {
+const placesOf = async (
+  client: ClickHouseClient,
+  { kinds, actor, subject }: EntrySearch,
+  parameters: QueryParameters,
+): Promise<string[][]> => {
   const classes = new Set(kinds === undefined ? retentionClasses : kinds.map((kind) => eventCatalogue[kind].retention));
   if (classes.size === 0) return [['0']];
-  const narrowed = lookupConditions(through, {
+  const keys = {
     ...(subject === undefined ? {} : { subject: 'unhex({subject:String})' }),
     ...(actor === undefined ? {} : { client: 'unhex({actor:String})' }),
-  });
-  if (narrowed.length === 0 || !classes.has('timestamp')) return kinds === undefined ? [[]] : [[withinClasses(classes)]];
+  };
+  const narrowed = classes.has('timestamp') ? await lookupConditions(client, keys, parameters) : [];
+  if (narrowed.length === 0) return kinds === undefined ? [[]] : [[withinClasses(classes)]];
   classes.delete('timestamp');
   return [[withinClasses(['timestamp']), ...narrowed], ...(classes.size === 0 ? [] : [[withinClasses(classes)]])];
 };
@@ -153,7 +157,7 @@ const readRow = (sequence: number, octets: Buffer): FoundEntry => {
 export async function* searchEntries(client: ClickHouseClient, search: EntrySearch): AsyncGenerator<FoundEntry> {
   const { limit, first = 'newest' } = search;
   const { conditions, parameters } = filterOf(search);
-  const places = placesOf(search, await lookedThrough(client));
+  const places = await placesOf(client, search, parameters);
   let before = search.before;
   let from: number | undefined;
   for (let left = limit; left > 0; ) {

@@ -7,7 +7,7 @@
  * proves nothing, as the columns of the entries do not: who changes it can hide an entry from a search, not from a verification.
  */
 import type { ClickHouseClient } from '@clickhouse/client';
-import { asking, jsonRows } from './clickhouse.ts';
+import { asking, jsonRows, type QueryParameters } from './clickhouse.ts';
 
 /** Three rows an entry at most make a block of the engine, which stores it as a whole. */
 const segmentEntries = 65_536;
@@ -22,12 +22,11 @@ const imprintKey = (sql: string): string => `toUInt32(bitAnd(${sql}, 4294967295)
 const number = async (client: ClickHouseClient, what: string, query: string): Promise<number> =>
   Number((await jsonRows<{ n: string | number }>(client, { what, query }))[0]?.n ?? 0);
 
-/**
- * Entries that the table covers are those before this number; asked before each search, whose conditions are made with it.
- * @throws JOURNAL_STORE_UNAVAILABLE
- */
+const throughQuery = "SELECT max(place) AS n FROM journal_lookup WHERE field = 'through'";
+
+/** Entries that the table covers are those before this number. @throws JOURNAL_STORE_UNAVAILABLE */
 export const lookedThrough = (client: ClickHouseClient): Promise<number> =>
-  number(client, 'read how far the table of stamps goes', "SELECT max(place) AS n FROM journal_lookup WHERE field = 'through'");
+  number(client, 'read how far the table of stamps goes', throughQuery);
 
 /** What is looked for, each as SQL of the value that the column has: parameters, not anybody's text. */
 export interface StampKeys {
@@ -38,19 +37,51 @@ export interface StampKeys {
 }
 
 /**
+ * More places than these narrow nothing: who has so many is found soon by reading from the end, and a question of 1,000 imprints leads
+ * to as many entries and a few.
+ */
+const placesMax = 2_000;
+
+interface Key {
+  readonly field: 'subject' | 'imprint' | 'client';
+  /** What the places are compared with. */
+  readonly column: string;
+  readonly keys: readonly string[];
+}
+
+/**
  * Conditions that leave out entries of the class `timestamp` which cannot be meant; to be used beside those that the columns must
  * meet, and for that class only: of others the table knows nothing.
- * @param through what `lookedThrough` said
+ * @param parameters that the SQL of the keys names
+ * @throws JOURNAL_STORE_UNAVAILABLE
  */
-export const lookupConditions = (through: number, { subject, imprintTails, client }: StampKeys): string[] => {
-  if (through === 0) return [];
-  const among = (column: string, field: string, keys: readonly string[]): string =>
-    `(sequence >= ${through} OR ${column} IN (SELECT place FROM journal_lookup WHERE field = '${field}' AND key IN (${keys.join(', ')})))`;
-  return [
-    ...(subject === undefined ? [] : [among('sequence', 'subject', [keyOf(subject)])]),
-    ...(imprintTails === undefined ? [] : [among('sequence', 'imprint', imprintTails.map(imprintKey))]),
-    ...(client === undefined ? [] : [among(`intDiv(sequence, ${entriesPerPlace})`, 'client', [keyOf(client)])]),
+export const lookupConditions = async (
+  client: ClickHouseClient,
+  { subject, imprintTails, client: asker }: StampKeys,
+  parameters: QueryParameters,
+): Promise<string[]> => {
+  const keys: Key[] = [
+    ...(subject === undefined ? [] : [{ field: 'subject', column: 'sequence', keys: [keyOf(subject)] } as const]),
+    ...(imprintTails === undefined ? [] : [{ field: 'imprint', column: 'sequence', keys: imprintTails.map(imprintKey) } as const]),
+    ...(asker === undefined ? [] : [{ field: 'client', column: `intDiv(sequence, ${entriesPerPlace})`, keys: [keyOf(asker)] } as const]),
   ];
+  if (keys.length === 0) return [];
+  // How far the table goes and where it leads to are of one moment: a segment that comes between would seem to hold nothing.
+  const places = keys.map(({ field }) => `groupArrayIf(${placesMax + 1})(place, field = '${field}') AS ${field}`);
+  const wanted = keys.map(({ field, keys: of }) => `(field = '${field}' AND key IN (${of.join(', ')}))`);
+  const [row] = await jsonRows<Record<string, string | readonly string[]>>(client, {
+    what: 'look into the table of stamps',
+    query: `SELECT maxIf(place, field = 'through') AS through, ${places.join(', ')} FROM journal_lookup
+      WHERE field = 'through' OR ${wanted.join(' OR ')}`,
+    parameters,
+  });
+  const through = Number(row?.['through'] ?? 0);
+  if (through === 0) return [];
+  return keys.flatMap(({ field, column }) => {
+    const found = (row?.[field] ?? []) as readonly string[];
+    if (found.length > placesMax) return [];
+    return [found.length === 0 ? `sequence >= ${through}` : `(sequence >= ${through} OR ${column} IN (${found.map(Number).join(', ')}))`];
+  });
 };
 
 const segmentQuery = (from: number, to: number): string => {
