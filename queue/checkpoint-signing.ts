@@ -130,16 +130,16 @@ export interface CheckpointResponder {
 export interface CheckpointResponderOptions {
   readonly command: RedisClient;
   /** Checks that the text may be signed, and signs it. What it throws is the answer. */
-  readonly sign: (text: string) => { readonly signature: Uint8Array; readonly spki: Uint8Array };
+  readonly sign: (text: string) => Promise<{ readonly signature: Uint8Array; readonly spki: Uint8Array }>;
   /** A request that was not signed, with the reason that it was answered with. */
   readonly onRefused: (error: SigilloError) => void;
 }
 
 const entryForm = /^(\d{1,16}) ([0-9a-f]{32})\n/;
 
-const answerTo = (text: string, { sign, onRefused }: CheckpointResponderOptions): string => {
+const answerTo = async (text: string, { sign, onRefused }: CheckpointResponderOptions): Promise<string> => {
   try {
-    const { signature, spki } = sign(text);
+    const { signature, spki } = await sign(text);
     return JSON.stringify({ signature: Buffer.from(signature).toString('base64'), spki: Buffer.from(spki).toString('base64') });
   } catch (cause) {
     const error = cause instanceof SigilloError ? cause : new SigilloError('INTERNAL', String(cause), { cause });
@@ -161,7 +161,7 @@ const serveOne = async (options: CheckpointResponderOptions): Promise<void> => {
   const [seconds, micros] = (await command.time()) as unknown as [string | number, string | number];
   const leftMs = Number(deadline) - (Number(seconds) * 1_000 + Number(micros) / 1_000);
   if (leftMs <= 0) return;
-  const reply = answerTo(entry.slice(head.length), options);
+  const reply = await answerTo(entry.slice(head.length), options);
   await command.set(journalKeys.signature(id), reply, 'PX', Math.ceil(Math.min(leftMs, 60_000)) + replyOutlivesDeadlineMs);
 };
 

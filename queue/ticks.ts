@@ -3,7 +3,8 @@
  *
  * Guarantees: a tick is given to one worker; one whose worker dies is given to another when its lock ends, and the ticks behind it
  * come all the same. What a tick does must bear being done twice: BullMQ promises "at least once". A Redis that comes back empty has
- * lost the scheduler: it is made again at each connection, and when ticks are overdue.
+ * lost the scheduler, and a clock that was set back has its next tick hours ahead: it is made again when ticks are overdue, and at each
+ * connection.
  */
 import { Queue, Worker } from 'bullmq';
 import type { RedisClient } from './redis.ts';
@@ -80,8 +81,14 @@ export const startTicks = async ({ name, everyMs, connection, work, onError }: T
   const again = (): void => void schedule().catch(onError);
   connection.on('ready', again);
   const overdueMs = Math.max(overdueTicks * everyMs, 5_000);
+  /** BullMQ counts from the tick before: one that a clock has put hours ahead, before it was set back, would stay there. */
+  const rescue = async (): Promise<void> => {
+    const scheduled = await queue.getJobScheduler(schedulerId);
+    if ((scheduled?.next ?? 0) > Date.now() + overdueMs) await queue.removeJobScheduler(schedulerId);
+    await schedule();
+  };
   const watchdog = setInterval(() => {
-    if (connection.status === 'ready' && monotonicMs() - tickedAtMs > overdueMs) again();
+    if (connection.status === 'ready' && monotonicMs() - tickedAtMs > overdueMs) rescue().catch(onError);
   }, overdueMs);
   return {
     async close() {

@@ -15,9 +15,10 @@ import type { Logger } from '../observability/log.ts';
 import { answerCheckpointRequests } from '../queue/checkpoint-signing.ts';
 import type { RedisClient } from '../queue/redis.ts';
 import { CheckpointKey } from './checkpoint-key.ts';
+import { type CheckpointSigner, CheckpointThread, checkpointSignerHere } from './checkpoint-thread.ts';
 import { type DurabilityWatch, watchDurability } from './durability-watch.ts';
 import type { OpenHsm } from './hsm-modules.ts';
-import { type Hsm, slotForPurpose } from './pkcs11-module.ts';
+import { type Hsm, type HsmSlot, slotForPurpose } from './pkcs11-module.ts';
 import { publishChains } from './published-chains.ts';
 import type { Tsu } from './stamp-task.ts';
 
@@ -29,10 +30,16 @@ export interface JournalDuties {
   readonly keyUp: boolean;
   /** Whether Redis keeps what was answered. */
   readonly durability: DurabilityWatch;
-  /** Resolves when the journal's token has forgotten its login, which another process gets back. */
+  /** Resolves when the journal's token has forgotten its login, which another process gets back, or has refused its PIN. */
   readonly failed: Promise<SigilloError>;
+  /** Resolves when a call into the journal's token will not come back: checkpoints take another process, which can wait for stamps. */
+  readonly handOver: Promise<SigilloError>;
+  /** Such a call is under way: the process cannot end in order. */
+  readonly stuck: boolean;
   /** Publishes the chains of all TSUs that are known. @throws what Redis says */
   publish(): Promise<void>;
+  /** Signs no more checkpoints, and closes the key's session. */
+  closeKey(): Promise<void>;
   /** Records the stop and its reason, last of all. */
   stop(reason: string): Promise<void>;
 }
@@ -44,23 +51,48 @@ export interface JournalDutiesOptions {
   readonly command: RedisClient;
   readonly hsm: Hsm;
   readonly module: OpenHsm;
+  /** That this signer stamps with, opened and logged in. */
+  readonly slot: HsmSlot;
   /** The TSU that this signer stamps with now. */
   readonly tsu: () => Tsu | undefined;
   /** What is known about the clock of this host. */
   readonly clock: TellClock;
 }
 
+interface CheckpointEvents {
+  readonly failed: (error: SigilloError) => void;
+  readonly loginLost: (error: SigilloError) => void;
+  readonly refused: (error: SigilloError) => void;
+  readonly handOver: (error: SigilloError) => void;
+}
+
+/** A token in this process cannot hang; one of an operator is asked by a thread of its own. @throws HSM_PIN_REFUSED */
+const openCheckpointSigner = ({ config, hsm, module, slot: stamping }: JournalDutiesOptions, on: CheckpointEvents): CheckpointSigner => {
+  const slot = slotForPurpose(hsm, 'journal');
+  const key = { slot, origin: config.journal.origin, onFailed: on.failed, onLoginLost: on.loginLost };
+  if (config.hsm.mode === 'embedded') return checkpointSignerHere(new CheckpointKey({ ...key, module }));
+  const sharedModule = slot.modulePath === stamping.modulePath ? 'module' : 'nothing';
+  return new CheckpointThread({
+    ...key,
+    refusedPinFolder: hsm.refusedPinFolder,
+    shared: slot.label === stamping.label ? 'token' : sharedModule,
+    callMsMax: config.signer.callMsMax,
+    onRefused: on.refused,
+    onHandOver: on.handOver,
+  });
+};
+
 /** Joins the journal. @throws HSM_PIN_REFUSED; what Redis says when it takes nothing */
 export const takeUpJournalDuties = async (options: JournalDutiesOptions): Promise<JournalDuties> => {
-  const { config, log, command, hsm, module, tsu } = options;
+  const { config, log, command, tsu } = options;
   const recorder = createServiceRecorder(command, processName, log, options.clock);
   const failed = Promise.withResolvers<SigilloError>();
-  const key = new CheckpointKey({
-    module,
-    slot: slotForPurpose(hsm, 'journal'),
-    origin: config.journal.origin,
-    onFailed: (error) => log.error({ err: error }, 'journal: this signer cannot sign checkpoints; stamping goes on'),
-    onLoginLost: failed.resolve,
+  const handOver = Promise.withResolvers<SigilloError>();
+  const key = openCheckpointSigner(options, {
+    failed: (error) => log.error({ err: error }, 'journal: this signer cannot sign checkpoints; stamping goes on'),
+    loginLost: failed.resolve,
+    refused: failed.resolve,
+    handOver: handOver.resolve,
   });
   const publish = (): Promise<void> => publishChains({ redis: command, recorder, config, tsu: tsu() });
   const announce = async (): Promise<void> => {
@@ -84,13 +116,19 @@ export const takeUpJournalDuties = async (options: JournalDutiesOptions): Promis
     recorder,
     durability,
     failed: failed.promise,
+    handOver: handOver.promise,
+    get stuck() {
+      return key.stuck;
+    },
     publish,
     get keyUp() {
       return key.up;
     },
-    async stop(reason) {
+    async closeKey() {
       await responder.close();
-      key.close();
+      await key.close();
+    },
+    async stop(reason) {
       durability.close();
       recordStop(recorder, processName, reason);
       await recorder.close();

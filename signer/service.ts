@@ -207,7 +207,7 @@ const serveSlot = async ({ config, log, hsm, slot, command, teller, eventClock }
   const slotTsus = new SlotTsus({ config, redis: command, module, slot, log });
   let tsus = await firstTsus(slotTsus, slot.label, () => teller.waiting());
   const current = (): Tsu | undefined => tsus.find(({ activeFromMs }) => activeFromMs <= Date.now());
-  const journal = await takeUpJournalDuties({ config, log, command, hsm, module, tsu: current, clock: eventClock.state });
+  const journal = await takeUpJournalDuties({ config, log, command, hsm, module, slot, tsu: current, clock: eventClock.state });
 
   const clock = watchClock({ time: config.time, log, recorder: journal.recorder });
   eventClock.follow(clock);
@@ -241,6 +241,12 @@ const serveSlot = async ({ config, log, hsm, slot, command, teller, eventClock }
     return error;
   };
 
+  /** The slot is as good as ever: what was read is answered, and the process that follows signs checkpoints again. */
+  const leave = (error: Error): Error => {
+    log.warn({ slot: slot.label, err: error }, 'signer: makes room for a new process, which can sign checkpoints again');
+    return error;
+  };
+
   const use = (next: readonly Tsu[]): void => {
     tsus = next;
     writeTsus(tsuMemory, tsus);
@@ -249,7 +255,7 @@ const serveSlot = async ({ config, log, hsm, slot, command, teller, eventClock }
   const follower = followTsus({ slotTsus, log, first: tsus, publish: () => journal.publish(), use });
 
   return {
-    failed: Promise.race([pool.failed, follower.failed, journal.failed]).then(abandon),
+    failed: Promise.race([Promise.race([pool.failed, follower.failed, journal.failed]).then(abandon), journal.handOver.then(leave)]),
     metrics: () => metrics.registry.getMetricsAsJSON(),
     async health() {
       const detail = failure === undefined ? `${pool.atOnce} at once, key ${current()?.keyLabel ?? 'none'}` : failure.message;
@@ -263,9 +269,10 @@ const serveSlot = async ({ config, log, hsm, slot, command, teller, eventClock }
         await pool.close();
       }
       clock.close();
+      if (!pool.stuck) await journal.closeKey();
       // A thread is inside the module for ever, and would hold up the end of the process for ever. Any other call may hang as well, also
       // the end of the journal's session: no more of them, only what is said to Redis, and that not for long.
-      if (pool.stuck) {
+      if (pool.stuck || journal.stuck) {
         recordStop(journal.recorder, 'signer', reason);
         await Promise.race([Promise.allSettled([teller.end(), journal.recorder.close()]), delay(abandonMsMax)]);
         process.kill(process.pid, 'SIGKILL');

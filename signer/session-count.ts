@@ -10,10 +10,23 @@ const defaultSessions = 32;
 export const stampingThreads = ({ signer }: Config): number => signer.workers ?? availableParallelism();
 
 /**
- * One TSU has a session in each thread, and around a change of keys there are two; one is the login's.
- * @param limit what the token allows; undefined: it sets none
+ * Signatures that a slot may have in its token at once; each takes a session.
+ *
+ * A limit of the token is one of sessions. The login has one, the journal's key two when it is in this token. What is left is for two
+ * TSUs, because around a change of keys there are two; and each of them has a session in every thread besides those of the signatures
+ * that no thread waits for, which the threads share out evenly.
+ * @param limit sessions that the token allows; undefined: it sets none
  */
-export const stampingSessions = (config: Config, { sessions }: Pick<HsmSlot, 'sessions'>, limit: number | undefined): number => {
-  const wanted = sessions ?? (config.hsm.mode === 'embedded' ? stampingThreads(config) : defaultSessions);
-  return limit === undefined ? wanted : Math.max(1, Math.min(wanted, Math.floor((limit - 1) / 2)));
+export const stampingSessions = (
+  config: Config,
+  { sessions, purposes }: Pick<HsmSlot, 'sessions' | 'purposes'>,
+  limit: number | undefined,
+): number => {
+  const threads = stampingThreads(config);
+  const wanted = sessions ?? (config.hsm.mode === 'embedded' ? threads : defaultSessions);
+  if (limit === undefined) return wanted;
+  const others = purposes.includes('journal') ? 3 : 1;
+  const each = Math.floor((limit - others) / 2);
+  const unattended = Math.floor((each - threads) / threads) * threads;
+  return unattended > threads ? Math.min(wanted, unattended) : Math.max(1, Math.min(wanted, threads, each));
 };

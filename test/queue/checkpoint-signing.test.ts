@@ -44,7 +44,9 @@ describe('the signing of checkpoints through Redis', { skip: redisServerMissing(
   const respond = async (work: (asked: string) => { signature: Uint8Array; spki: Uint8Array } = signWell): Promise<void> => {
     const client = bench.connect('command');
     await whenReady(client, 5_000);
-    responders.push(answerCheckpointRequests({ command: client, sign: work, onRefused: ({ code }) => refused.push(code) }));
+    responders.push(
+      answerCheckpointRequests({ command: client, sign: async (asked) => work(asked), onRefused: ({ code }) => refused.push(code) }),
+    );
   };
   const ask = (deadlineMs = 2_000): ReturnType<typeof requestCheckpointSignature> =>
     requestCheckpointSignature(command, text, { deadlineMs });

@@ -57,6 +57,19 @@ describe('ticks', { skip: redisServerMissing() }, () => {
     await one.close();
   });
 
+  test('go on when the clock of the host was hours ahead, and is set back', async (context) => {
+    let ticks = 0;
+    context.mock.timers.enable({ apis: ['Date'], now: Date.now() + 5 * 3_600_000 });
+    const one = await start('ahead', async () => {
+      ticks += 1;
+    });
+    await until('a tick', () => ticks >= 1, 20_000);
+    context.mock.timers.reset();
+    const seen = ticks;
+    await until('ticks after the step', () => ticks > seen + 3, 30_000);
+    await one.close();
+  });
+
   test('go on when Redis comes back empty, restarted or not', async () => {
     let ticks = 0;
     const one = await start('lost', async () => {

@@ -78,6 +78,26 @@ test('the table of sessions is full, and may tell of it', { skip }, async (t) =>
   open();
 });
 
+test('the token tells limits that nothing keeps; that of read-write sessions holds for each process', { skip }, async (t) => {
+  const { faulty, token, lib, open, slotHandle } = world.open(t);
+  token.tellSessions(2);
+  token.limitWriting(1);
+  const writing = pkcs11.CKF_SERIAL_SESSION | pkcs11.CKF_RW_SESSION;
+  const first = lib.C_OpenSession(slotHandle, writing);
+  assert.throws(() => lib.C_OpenSession(slotHandle, writing), ckr('CKR_SESSION_COUNT'));
+  open();
+  await world.startUser(t, faulty, 1); // has a session of its own besides its login
+  const info = lib.C_GetTokenInfo(slotHandle);
+  assert.deepEqual([info.maxSessionCount, info.sessionCount, info.maxRwSessionCount, info.rwSessionCount], [2, 3, 1, 1]);
+  const { sessions, sessionsMost, sessionsOfOneMost, writingOfOneMost } = token.counters;
+  assert.deepEqual([sessions, sessionsMost, sessionsOfOneMost, writingOfOneMost], [5, 5, 3, 1]);
+  lib.C_CloseSession(first);
+  lib.C_CloseSession(lib.C_OpenSession(slotHandle, writing));
+  token.reset();
+  assert.deepEqual([token.counters.sessionsOfOneMost, token.counters.writingOfOneMost], [2, 0]);
+  assert.equal(lib.C_GetTokenInfo(slotHandle).maxRwSessionCount, 0);
+});
+
 test('a session that is killed while a call hangs on it is closed when the call comes out', { skip }, async (t) => {
   const { token, lib, open } = world.open(t);
   const lane = open();

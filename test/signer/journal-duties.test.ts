@@ -176,8 +176,9 @@ describe('what a signer does for the journal', { skip: withoutSofthsm || redisSe
     const signer = await startSigner(withoutKey, log);
     try {
       assert.ok((await signer.health()).every(({ ok }) => ok));
+      // The start does not wait for a token of an operator.
+      await until('it is said', () => lines.some(({ level, msg }) => level === 50 && /cannot sign checkpoints/.test(msg)));
       assert.match(JSON.stringify(await signer.metrics()), /"journal_key_up"[^}]*"values":\[\{"value":0/);
-      assert.ok(lines.some(({ level, msg }) => level === 50 && /cannot sign checkpoints/.test(msg)));
       const text = checkpointText({ origin: 'example.org/journal', size: 1, root: new Uint8Array(32) });
       await assert.rejects(requestCheckpointSignature(server.connect(), text, { deadlineMs: 3_000 }), { code: 'HSM_KEY_MISSING' });
       // The server of this test keeps nothing on disk.

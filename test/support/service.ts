@@ -143,7 +143,7 @@ export interface StartOptions {
   /** Content of the configuration file. */
   readonly settings?: Readonly<Record<string, unknown>>;
   /** What runs: everything, or one process alone with its own operations address. @defaultValue start */
-  readonly command?: 'start' | 'gateway' | 'signer' | 'journal run';
+  readonly command?: 'start' | 'gateway' | 'signer' | 'lifecycle' | 'journal run';
   /** Ports of an earlier start, to come back where clients look for it. */
   readonly ports?: { readonly port: number; readonly opsPort: number };
 }

@@ -37,6 +37,7 @@ export interface KeptAnswer {
   readonly nonce: Uint8Array;
   readonly response: Uint8Array;
   readonly startedAt: number;
+  readonly endedAt: number;
 }
 
 /** What the process sends at the end. */

@@ -8,19 +8,21 @@ import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, beforeEach, describe, test } from 'node:test';
 import pkcs11 from 'pkcs11js';
-import { readTimeStampResp, readTimeStampToken } from '../../pki/tsp-read.ts';
 import { withoutFaultyModule } from '../support/faulty-module/build.ts';
 import { FaultyModule } from '../support/faulty-module/faulty-module.ts';
+import { answersDuring, assertAnswersFit, assertVerify, spreadOver } from '../support/judged-stamps.ts';
 import { opensslMissing, RelyingParty } from '../support/openssl-ts.ts';
 import { makeOperatorPki, OperatorTokens } from '../support/operator-tokens.ts';
 import { redisServerMissing } from '../support/redis-server.ts';
 import { type Service, ServiceFolder, until } from '../support/service.ts';
-import { describeLoad, type LoadResult, type RunningLoad, startLoad } from '../support/stamp-load.ts';
+import { describeLoad, type LoadResult, nowMs, type RunningLoad, startLoad } from '../support/stamp-load.ts';
 import { softhsmPath } from '../support/token-home.ts';
 
 const skip = withoutFaultyModule || redisServerMissing() || (await opensslMissing());
 const connections = 32;
 const long = process.env['TEST_LONG'] !== undefined;
+/** So many of the stamps that were under way when the fault struck, while it was on, and at all, are shown to OpenSSL. */
+const judged = long ? { struck: connections, during: 5_000, all: 1_000 } : { struck: connections, during: 120, all: 60 };
 
 describe('a slot of two fails under load', { skip }, () => {
   const folder = new ServiceFolder();
@@ -28,6 +30,7 @@ describe('a slot of two fails under load', { skip }, () => {
   let module: FaultyModule;
   let service: Service;
   let settings: Record<string, unknown>;
+  let party: RelyingParty;
 
   before(async () => {
     const tokens = new OperatorTokens(join(folder.path, 'hsm'));
@@ -55,6 +58,8 @@ describe('a slot of two fails under load', { skip }, () => {
     };
     service = await folder.start({ settings });
     await bothStamp();
+    party = new RelyingParty(folder.path);
+    await party.fetchFrom(service.origin);
   });
   after(async () => {
     if (service !== undefined && !service.hasEnded) assert.equal(await service.stop(), 0, service.lastOutput);
@@ -74,19 +79,33 @@ describe('a slot of two fails under load', { skip }, () => {
       );
   };
 
-  /** Load before, over and after a fault of slot two. Every request is granted, by one signer, once. */
-  const loadOver = async (fault: (load: RunningLoad) => Promise<void>): Promise<LoadResult> => {
+  /** No answer is wrong; above all none of those that a fault could have touched. */
+  const judge = async ({ kept }: LoadResult, fault: { readonly struckAt: number; readonly overAt: number }): Promise<void> => {
+    assertAnswersFit(kept);
+    const some = [
+      ...spreadOver(answersDuring(kept, fault.struckAt, fault.struckAt), judged.struck),
+      ...spreadOver(answersDuring(kept, fault.struckAt, fault.overAt), judged.during),
+      ...spreadOver(kept, judged.all),
+    ];
+    await assertVerify(party, [...new Set(some)], { withChain: true });
+  };
+
+  /** Load before, over and after a fault of slot two. @param fault outcomes beside `granted` that it brings */
+  const loadOver = async (
+    strike: (load: RunningLoad) => Promise<void>,
+    fault: { readonly refusals?: string } = {},
+  ): Promise<LoadResult> => {
     const load = await startLoad({ port: service.port, connections, keep: true });
     try {
       await load.untilGranted(1_000, 60_000);
-      await fault(load);
+      const struckAt = nowMs();
+      await strike(load);
+      const overAt = nowMs();
       await load.untilGranted(load.granted() + 1_000, 60_000);
       const result = await load.stop();
-      assert.deepEqual(Object.keys(result.counts), ['granted'], describeLoad(result) + service.lastOutput);
-      const serials = result.kept.map(({ response }) =>
-        Buffer.from(readTimeStampToken(readTimeStampResp(response).timeStampToken as Uint8Array).tstInfo.serialNumber).toString('hex'),
-      );
-      assert.equal(new Set(serials).size, serials.length);
+      const outcomes = ['granted', ...(fault.refusals === undefined ? [] : [fault.refusals])];
+      assert.deepEqual(Object.keys(result.counts).toSorted(), outcomes, describeLoad(result) + service.lastOutput);
+      await judge(result, { struckAt, overAt });
       return result;
     } finally {
       load.abort();
@@ -173,22 +192,30 @@ describe('a slot of two fails under load', { skip }, () => {
     });
   }
 
-  test('what the token will not do is refused at once, and the slot stays', async () => {
-    const pid = service.requirePid('signer-2');
-    const load = await startLoad({ port: service.port, connections, keep: true });
-    try {
-      await untilSigns(two);
-      const rule = token().fail('C_Sign', pkcs11.CKR_DATA_LEN_RANGE, { times: 5 });
-      await until('it has struck', () => rule.struck === 5);
-      await untilSigns(two);
-      const { counts } = await load.stop();
-      assert.deepEqual(counts['refused:systemFailure'], 5, JSON.stringify(counts));
-      assert.deepEqual(Object.keys(counts).toSorted(), ['granted', 'refused:systemFailure']);
-      assert.equal(service.pidOf('signer-2'), pid);
-    } finally {
-      load.abort();
-    }
-  });
+  const refusals = [
+    { name: 'what the token will not do is refused at once, and the slot stays: class request', ckr: pkcs11.CKR_DATA_LEN_RANGE },
+    { name: 'a call that the module finds wrong is refused at once, and the slot stays: class bug', ckr: pkcs11.CKR_ARGUMENTS_BAD },
+    { name: 'a code that the standard does not have is a bug too', ckr: 0x0000_7abc, another: true },
+  ];
+  for (const { name, ckr } of refusals.filter(({ another }) => long || another !== true)) {
+    test(name, async (context) => {
+      const result = await loadOver(
+        async () => {
+          await untilSigns(two);
+          const pid = service.requirePid('signer-2');
+          const { loginCalls } = token().counters;
+          const rule = token().fail('C_Sign', ckr, { times: 5, every: 3 });
+          await until('it has struck', () => rule.struck === 5);
+          await untilSigns(two);
+          assert.equal(service.pidOf('signer-2'), pid);
+          assert.equal(token().counters.loginCalls, loginCalls);
+        },
+        { refusals: 'refused:systemFailure' },
+      );
+      context.diagnostic(describeLoad(result));
+      assert.equal(result.counts['refused:systemFailure'], 5, 'one for each call that failed, and none beside');
+    });
+  }
 
   test('a PIN that is wrong after the slot failed is tried once; the other slot goes on; the right PIN and a restart bring it back', async () => {
     const pinFile = join(folder.path, 'pin of slot two');
@@ -210,8 +237,6 @@ describe('a slot of two fails under load', { skip }, () => {
     writeFileSync(pinFile, 'operators-pin\n');
     service = await folder.start({ settings });
     await bothStamp();
-    const party = new RelyingParty(folder.path);
-    await party.fetchFrom(service.origin);
     await loadOver(() => untilSigns(two).then(() => undefined));
   });
 });

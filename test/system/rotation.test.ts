@@ -1,7 +1,6 @@
 /** Keys change under full load, and no client notices: on two slots, each with keys of its own, every two seconds. */
 import assert from 'node:assert/strict';
 import { X509Certificate } from 'node:crypto';
-import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, describe, test } from 'node:test';
 import { homePaths } from '../../config/home.ts';
@@ -10,7 +9,8 @@ import { embeddedClient } from '../../observability/journal/clickhouse.ts';
 import { JournalReader } from '../../observability/journal/reader.ts';
 import { readTimeStampResp, readTimeStampToken } from '../../pki/tsp-read.ts';
 import { privateKeyUsagePeriod } from '../../pki/tsu-usage.ts';
-import { forEachAtOnce, opensslMissing, RelyingParty } from '../support/openssl-ts.ts';
+import { assertVerify, spreadOver } from '../support/judged-stamps.ts';
+import { opensslMissing, RelyingParty } from '../support/openssl-ts.ts';
 import { OperatorTokens } from '../support/operator-tokens.ts';
 import { redisServerMissing } from '../support/redis-server.ts';
 import { ServiceFolder, until } from '../support/service.ts';
@@ -83,14 +83,7 @@ describe('rotation', { skip }, () => {
 
     const party = new RelyingParty(folder.path);
     await party.fetchFrom(service.origin);
-    const step = Math.max(1, Math.floor(result.kept.length / judgedMax));
-    const sample = result.kept.filter((_, index) => index % step === 0);
-    await forEachAtOnce(sample, 4, async ({ response, imprint }) => {
-      const name = `judged-${Buffer.from(imprint).toString('hex').slice(0, 16)}.tsr`;
-      writeFileSync(join(folder.path, name), response);
-      const verdict = await party.verify(name, ['-digest', Buffer.from(imprint).toString('hex')], { withChain: false });
-      assert.match(verdict.stdout, /Verification: OK/, verdict.stderr);
-    });
+    await assertVerify(party, spreadOver(result.kept, judgedMax), { withChain: false });
     assert.equal(await service.stop(), 0, service.lastOutput);
 
     // The journal tells the life of every key that has stamped: made, certified, activated, and, but for the last, retired.

@@ -21,6 +21,7 @@ struct session {
   unsigned epoch; /* number of the C_Initialize it belongs to, from 1; 0 when the real session is gone */
   unsigned busy;  /* threads that are in it */
   int dead;
+  int writing; /* read-write */
 };
 
 /* What this process knows of a token. */
@@ -119,7 +120,7 @@ static void bury(struct session *session) {
 static void stop_counting(struct session *session) {
   if (session->token == NO_TOKEN) return;
   locals[session->token].sessions -= 1;
-  sessions_give(session->token, 1);
+  sessions_give(session->token, session->writing);
   session->token = NO_TOKEN;
 }
 
@@ -237,12 +238,13 @@ CK_RV refusal(struct call *call) {
   return rule == NULL ? CKR_OK : atomic_load(&rule->ckr);
 }
 
-CK_RV session_opening(struct call *call) {
+CK_RV session_opening(struct call *call, CK_FLAGS flags) {
   struct session *session = calloc(1, sizeof *session);
   if (session == NULL) return CKR_HOST_MEMORY;
   session->token = call->token;
+  session->writing = (flags & CKF_RW_SESSION) != 0;
   if (call->token != NO_TOKEN) {
-    CK_RV rv = sessions_take(call->token);
+    CK_RV rv = sessions_take(call->token, session->writing);
     if (rv != CKR_OK) {
       free(session);
       return rv;
@@ -261,7 +263,7 @@ void session_opened(struct call *call, CK_SLOT_ID slot, CK_SESSION_HANDLE handle
   if (session == NULL) return;
   call->session = NULL;
   if (rv != CKR_OK) {
-    if (session->token != NO_TOKEN) sessions_give(session->token, 1);
+    if (session->token != NO_TOKEN) sessions_give(session->token, session->writing);
     free(session);
     return;
   }

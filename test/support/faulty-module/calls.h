@@ -33,7 +33,7 @@ int token_away(int token);
 int token_in_slot(CK_SLOT_ID slot);
 
 /* The steps of a session's life, each around a call to the real module. */
-CK_RV session_opening(struct call *call);
+CK_RV session_opening(struct call *call, CK_FLAGS flags);
 void session_opened(struct call *call, CK_SLOT_ID slot, CK_SESSION_HANDLE handle, CK_RV rv);
 void session_closed(struct call *call);
 void all_sessions_closed(CK_SLOT_ID slot);

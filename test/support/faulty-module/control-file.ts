@@ -13,20 +13,20 @@ const waitersMax = 64;
 const labelOctets = 32;
 const functionOctets = 40;
 const layout = {
-  octets: 25_952,
+  octets: 27_248,
   tokensNamed: 8,
   initializeCalls: 16,
   finalizeCalls: 24,
   scripts: { at: 64, octets: 1120, numbersAt: 32, rulesAt: 96, ruleOctets: 64, ruleFunctionAt: 24 },
-  states: { at: 10_144, octets: 1216, ruleCallsAt: 64, waitersAt: 192, waiterOctets: 16 },
-  processes: { at: 21_088, octets: 152, tokensAt: 8, tokenOctets: 16 },
+  states: { at: 10_144, octets: 1232, ruleCallsAt: 80, waitersAt: 208, waiterOctets: 16 },
+  processes: { at: 21_232, octets: 188, tokensAt: 8, tokenOctets: 20 },
 } as const;
 
 const scriptNumbers = [
   'signLatencyMicros',
   'signParallelMax',
   'sessionsMax',
-  'sessionsReported',
+  'sessionsTold',
   'killGeneration',
   'killKeepsLogin',
   'logoutGeneration',
@@ -36,6 +36,7 @@ const scriptNumbers = [
   'tokenLostBefore',
   'rulesArmed',
   'mostGeneration',
+  'writingMax',
 ] as const;
 export type ScriptNumber = (typeof scriptNumbers)[number];
 
@@ -48,12 +49,17 @@ const stateNumbers = [
   'sessionsMost',
   'runningMost',
   'mostGeneration',
+  'sessionsOfOneMost',
+  'writingOfOneMost',
 ] as const;
 export type StateNumber = (typeof stateNumbers)[number];
 
 /** What a process that lives holds on a token. */
 export interface Holding {
   readonly sessions: number;
+  /** Of the one process that has the most. */
+  readonly sessionsOfOne: number;
+  readonly writingOfOne: number;
   readonly running: number;
   readonly waiting: number;
   readonly hanging: number;
@@ -166,12 +172,16 @@ export class ControlFile {
   /** What the living hold on a token, all together. */
   holding(token: number): Holding {
     const killGeneration = this.script(token, 'killGeneration');
-    const sum = { sessions: 0, running: 0, waiting: 0, hanging: 0 };
+    const sum = { sessions: 0, sessionsOfOne: 0, writingOfOne: 0, running: 0, waiting: 0, hanging: 0 };
     const waiters = this.#waiters(token);
     for (const { index, entry } of this.#living()) {
       const at = layout.processes.tokensAt + token * layout.processes.tokenOctets;
       // A process that has not called since its sessions were killed has none, though it still counts them.
-      if (entry.readUInt32LE(at + 4) === killGeneration) sum.sessions += entry.readUInt32LE(at);
+      if (entry.readUInt32LE(at + 4) === killGeneration) {
+        sum.sessions += entry.readUInt32LE(at);
+        sum.sessionsOfOne = Math.max(sum.sessionsOfOne, entry.readUInt32LE(at));
+        sum.writingOfOne = Math.max(sum.writingOfOne, entry.readUInt32LE(at + 16));
+      }
       sum.running += entry.readUInt32LE(at + 8);
       sum.hanging += entry.readUInt32LE(at + 12);
       sum.waiting += waiters.filter((process) => process === index + 1).length;

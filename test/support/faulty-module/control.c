@@ -174,31 +174,45 @@ static struct token_state *state_of(int token) {
     state->most_generation = generation;
     state->sessions_most = sessions_open(token);
     state->running_most = signing_now(token);
+    state->sessions_of_one_most = 0;
+    state->writing_of_one_most = 0;
+    for (unsigned i = 0; i < PROCESSES; i += 1) {
+      const struct process_token *held = &control->processes[i].tokens[token];
+      if (held->sessions > state->sessions_of_one_most) state->sessions_of_one_most = held->sessions;
+      if (held->writing > state->writing_of_one_most) state->writing_of_one_most = held->writing;
+    }
   }
   return state;
 }
 
-CK_RV sessions_take(int token) {
+CK_RV sessions_take(int token, int writing) {
   CK_RV rv = CKR_OK;
   uint32_t max = atomic_load(&control->scripts[token].sessions_max);
+  uint32_t writing_max = atomic_load(&control->scripts[token].writing_max);
+  struct process_token *held = &self->tokens[token];
   control_lock();
-  if (max != 0 && sessions_open(token) >= max) {
+  if (writing && writing_max != 0 && held->writing >= writing_max) rv = CKR_SESSION_COUNT;
+  if (rv == CKR_OK && max != 0 && sessions_open(token) >= max) {
     forget_dead_processes();
     if (sessions_open(token) >= max) rv = CKR_SESSION_COUNT;
   }
   if (rv == CKR_OK) {
     struct token_state *state = state_of(token);
-    self->tokens[token].sessions += 1;
+    held->sessions += 1;
+    if (writing) held->writing += 1;
     uint64_t open = sessions_open(token);
     if (open > state->sessions_most) state->sessions_most = open;
+    if (held->sessions > state->sessions_of_one_most) state->sessions_of_one_most = held->sessions;
+    if (held->writing > state->writing_of_one_most) state->writing_of_one_most = held->writing;
   }
   control_unlock();
   return rv;
 }
 
-void sessions_give(int token, uint32_t count) {
+void sessions_give(int token, int writing) {
   control_lock();
-  self->tokens[token].sessions -= count;
+  self->tokens[token].sessions -= 1;
+  if (writing) self->tokens[token].writing -= 1;
   control_unlock();
 }
 

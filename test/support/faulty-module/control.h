@@ -46,7 +46,7 @@ struct token_script {
   _Atomic uint32_t sign_latency_micros;
   _Atomic uint32_t sign_parallel_max; /* 0: no limit; here and below */
   _Atomic uint32_t sessions_max;
-  _Atomic uint32_t sessions_reported;
+  _Atomic uint32_t sessions_told; /* in C_GetTokenInfo, whatever sessions_max is; 0: nothing */
   _Atomic uint32_t kill_generation;
   _Atomic uint32_t kill_keeps_login;
   _Atomic uint32_t logout_generation;
@@ -56,7 +56,8 @@ struct token_script {
   _Atomic uint32_t token_lost_before;    /* so is the token, for a process that was initialised in an earlier one */
   _Atomic uint32_t rules_armed;
   _Atomic uint32_t most_generation;
-  uint32_t reserved[3];
+  _Atomic uint32_t writing_max; /* read-write sessions of one process; told as well */
+  uint32_t reserved[2];
   struct rule rules[RULES];
 };
 
@@ -75,9 +76,11 @@ struct token_state {
   _Atomic uint64_t sign_calls;
   _Atomic uint64_t signatures;
   _Atomic uint64_t sign_nanoseconds;
-  uint64_t sessions_most; /* these three under the lock */
+  uint64_t sessions_most; /* these five under the lock */
   uint64_t running_most;
   uint64_t most_generation;
+  uint64_t sessions_of_one_most; /* of any one process: an application, in the words of the standard */
+  uint64_t writing_of_one_most;
   _Atomic uint64_t rule_calls[RULES]; /* generation of the rule << 32 | calls that met it */
   struct waiter waiters[WAITERS];
 };
@@ -87,6 +90,7 @@ struct process_token {
   _Atomic uint32_t kill_generation; /* the one that `sessions` has followed */
   uint32_t running;
   _Atomic uint32_t hanging;
+  uint32_t writing; /* of `sessions`, those that are read-write */
 };
 
 /* What a process holds now is kept apart for each process, because SIGKILL leaves it behind. */
@@ -111,12 +115,12 @@ struct control {
 
 _Static_assert(sizeof(struct rule) == 64, "control-file.ts");
 _Static_assert(sizeof(struct token_script) == 1120, "control-file.ts");
-_Static_assert(sizeof(struct token_state) == 1216, "control-file.ts");
-_Static_assert(sizeof(struct process) == 152, "control-file.ts");
+_Static_assert(sizeof(struct token_state) == 1232, "control-file.ts");
+_Static_assert(sizeof(struct process) == 188, "control-file.ts");
 _Static_assert(offsetof(struct control, scripts) == 64, "control-file.ts");
 _Static_assert(offsetof(struct control, states) == 10144, "control-file.ts");
-_Static_assert(offsetof(struct control, processes) == 21088, "control-file.ts");
-_Static_assert(sizeof(struct control) == 25952, "control-file.ts");
+_Static_assert(offsetof(struct control, processes) == 21232, "control-file.ts");
+_Static_assert(sizeof(struct control) == 27248, "control-file.ts");
 
 /* The mapped file; NULL until the first C_Initialize. */
 extern struct control *control;
@@ -129,9 +133,12 @@ int control_attach(void);
 void control_lock(void);
 void control_unlock(void);
 
-/* CKR_SESSION_COUNT when the table of the token is full, in all processes together; otherwise one more is open. */
-CK_RV sessions_take(int token);
-void sessions_give(int token, uint32_t count);
+/*
+ * CKR_SESSION_COUNT when the table of the token is full, in all processes together, or that of read-write sessions, in this one;
+ * otherwise one more is open.
+ */
+CK_RV sessions_take(int token, int writing);
+void sessions_give(int token, int writing);
 
 /* Waits for a turn to sign, first come, first served, among the threads of all processes. */
 void signing_begin(int token);

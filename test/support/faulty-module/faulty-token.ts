@@ -15,6 +15,10 @@ export interface TokenCounters {
   readonly signNanoseconds: number;
   /** The most sessions open at once. */
   readonly sessionsMost: number;
+  /** The most that any one process had open at once: that is what a token's limits are about. */
+  readonly sessionsOfOneMost: number;
+  /** The same of read-write sessions. */
+  readonly writingOfOneMost: number;
   /** The most C_Sign at work at once; those that wait for their turn do not count. */
   readonly signingMost: number;
   /** Sessions that living processes have open now. */
@@ -76,11 +80,21 @@ export class FaultyToken {
   /**
    * Lets at most so many sessions be open at once, in all processes together; further ones are CKR_SESSION_COUNT. 0 is no limit.
    *
-   * @param options.reported C_GetTokenInfo tells the limit, and how many the asking process has open
+   * @param options.reported C_GetTokenInfo tells the limit, and how many the asking process has open (ulMaxSessionCount)
    */
   limitSessions(max: number, options: { reported: boolean } = { reported: false }): void {
     this.#control.setScript(this.#token, 'sessionsMax', max);
-    this.#control.setScript(this.#token, 'sessionsReported', Number(options.reported));
+    this.tellSessions(options.reported ? max : 0);
+  }
+
+  /** C_GetTokenInfo tells this limit of sessions, though nothing keeps it: to see whether it is believed. 0: it tells none. */
+  tellSessions(max: number): void {
+    this.#control.setScript(this.#token, 'sessionsTold', max);
+  }
+
+  /** Each process may have so many read-write sessions open at once, and is told so (ulMaxRwSessionCount). 0 is no limit. */
+  limitWriting(max: number): void {
+    this.#control.setScript(this.#token, 'writingMax', max);
   }
 
   /**
@@ -115,7 +129,7 @@ export class FaultyToken {
 
   get counters(): TokenCounters {
     const grown = this.#grown();
-    const { sessions, running, waiting, hanging } = this.#control.holding(this.#token);
+    const { sessions, sessionsOfOne, writingOfOne, running, waiting, hanging } = this.#control.holding(this.#token);
     const since = Object.fromEntries(growing.map((name) => [name, grown[name] - this.#atReset[name]])) as unknown as Growing;
     // The modules start their maxima anew when they next have one to note; until then the present is the most.
     const fresh = this.#control.state(this.#token, 'mostGeneration') !== this.#control.script(this.#token, 'mostGeneration');
@@ -123,6 +137,8 @@ export class FaultyToken {
     return {
       ...since,
       sessionsMost: most('sessionsMost', sessions),
+      sessionsOfOneMost: most('sessionsOfOneMost', sessionsOfOne),
+      writingOfOneMost: most('writingOfOneMost', writingOfOne),
       signingMost: most('runningMost', running),
       sessions,
       signing: running,
@@ -134,7 +150,7 @@ export class FaultyToken {
   /** See `FaultyModule.reset`. */
   reset(): void {
     this.#rules.clear();
-    for (const name of ['signLatencyMicros', 'signParallelMax', 'sessionsMax', 'sessionsReported', 'away'] as const) {
+    for (const name of ['signLatencyMicros', 'signParallelMax', 'sessionsMax', 'sessionsTold', 'writingMax', 'away'] as const) {
       this.#control.setScript(this.#token, name, 0);
     }
     this.#increment('mostGeneration');

@@ -131,9 +131,13 @@ CK_RV C_GetTokenInfo(CK_SLOT_ID slotID, CK_TOKEN_INFO_PTR pInfo) {
   if (rv == CKR_OK) rv = real->C_GetTokenInfo(slotID, pInfo);
   if (rv != CKR_OK || call.token == NO_TOKEN) return rv;
   struct token_script *script = &control->scripts[call.token];
-  if (atomic_load(&script->sessions_reported) != 0) {
-    pInfo->ulMaxSessionCount = atomic_load(&script->sessions_max);
+  if (atomic_load(&script->sessions_told) != 0) {
+    pInfo->ulMaxSessionCount = atomic_load(&script->sessions_told);
     pInfo->ulSessionCount = self->tokens[call.token].sessions; /* those of one application, says the standard */
+  }
+  if (atomic_load(&script->writing_max) != 0) {
+    pInfo->ulMaxRwSessionCount = atomic_load(&script->writing_max);
+    pInfo->ulRwSessionCount = self->tokens[call.token].writing;
   }
   return rv;
 }
@@ -153,7 +157,7 @@ CK_RV C_OpenSession(CK_SLOT_ID slotID, CK_FLAGS flags, CK_VOID_PTR pApplication,
   struct call call;
   call_on_slot(&call, __func__, slotID);
   CK_RV rv = refusal(&call);
-  if (rv == CKR_OK) rv = session_opening(&call);
+  if (rv == CKR_OK) rv = session_opening(&call, flags);
   if (rv != CKR_OK) return rv;
   rv = real->C_OpenSession(slotID, flags, pApplication, Notify, phSession);
   session_opened(&call, slotID, rv == CKR_OK ? *phSession : CK_INVALID_HANDLE, rv);
