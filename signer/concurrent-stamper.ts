@@ -19,7 +19,7 @@ import { asSlotFailed, describeError, SlotFailed, slotFailureOf } from './slot-f
 import type { LookResult, StampTask, StampTaskResult, StampWorkerData } from './stamp-task.ts';
 import type { Stamper } from './stamper.ts';
 import type { TsuUnit } from './tsu-unit.ts';
-import { TsuUnits } from './tsu-units.ts';
+import { isNoTsu, TsuUnits } from './tsu-units.ts';
 
 /** How soon a token that had no room is asked again. */
 const roomAgainMs = 60_000;
@@ -73,9 +73,12 @@ export class ConcurrentStamper {
     if (!Array.isArray(requests)) return requests;
     const spent = { signMs: 0 };
     const settled = await Promise.allSettled(requests.map((request) => this.#answer(request, enteredAtMs, atOnce, spent)));
-    const failed = settled.find(({ status }) => status === 'rejected');
-    if (failed?.status === 'rejected') {
-      if (this.#plain === undefined || ckrCode(failed.reason) !== sessionCountReached) return slotFailureOf(failed.reason);
+    const failures = settled.flatMap((one) => (one.status === 'rejected' ? [one.reason as unknown] : []));
+    if (failures.length > 0) {
+      // A token that fails is worse than a TSU that is over.
+      const failure = failures.find((reason) => !isNoTsu(reason)) ?? failures[0];
+      if (isNoTsu(failure)) return { kind: 'noTsu', message: failure.message };
+      if (this.#plain === undefined || ckrCode(failure) !== sessionCountReached) return slotFailureOf(failure);
       // There is not one lane, so nothing of this batch was answered.
       this.#plainUntilMs = this.#nowMs() + roomAgainMs;
       return this.#plain.stamp(task);
@@ -119,7 +122,7 @@ export class ConcurrentStamper {
       if (this.#nowMs() > enteredAtMs + request.ttlMs) return { kind: 'refused', outcome: 'expired', reading: this.#clock.read() };
       return await this.#stamp(lane, request, spent);
     } catch (error) {
-      if (error instanceof SlotFailed) throw error;
+      if (error instanceof SlotFailed || isNoTsu(error)) throw error;
       const code = error instanceof SigilloError ? error.code : 'HSM_REQUEST';
       return { kind: 'failed', code, message: describeError(error), reading: this.#clock.read() };
     } finally {

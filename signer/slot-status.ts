@@ -81,6 +81,7 @@ export class SlotTeller {
   #lastError: SlotStatus['lastError'];
   #timer: NodeJS.Timeout | undefined;
   #saidUnheard = false;
+  #served = false;
 
   private constructor(options: SlotTellerOptions, before: SlotStatus | undefined) {
     this.#options = options;
@@ -106,16 +107,19 @@ export class SlotTeller {
     return this.#recorder.lost;
   }
 
-  /** It has no TSU yet. */
+  /** It has no TSU that may stamp, not yet or not any more. */
   waiting(): void {
     this.#become('waiting');
+    this.#figures = () => nothingYet;
   }
 
   /** It stamps from now on. */
   serving(figures: () => SlotFigures): void {
+    const before = this.#served ? this.#state : (this.#before?.state ?? 'none');
+    this.#served = true;
     this.#figures = figures;
     this.#become('serving');
-    const detail = { module: this.#options.slot.modulePath, before: this.#before?.state ?? 'none' };
+    const detail = { module: this.#options.slot.modulePath, before };
     this.#recorder.record({ kind: 'hsm.serving', subject: this.#options.slot.label, outcome: 'success', detail });
     void this.#tell();
   }

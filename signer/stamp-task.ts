@@ -82,4 +82,10 @@ export interface MalformedBatch {
   readonly message: string;
 }
 
-export type StampTaskResult = StampedBatch | SlotFailure | MalformedBatch;
+/** There is no TSU that may stamp: nothing of the batch was answered, so another signer can take it. */
+export interface NoTsu {
+  readonly kind: 'noTsu';
+  readonly message: string;
+}
+
+export type StampTaskResult = StampedBatch | SlotFailure | NoTsu | MalformedBatch;

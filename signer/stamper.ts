@@ -2,8 +2,8 @@
  * The work of one signer thread with a fast token: turns a batch of requests into a block of answers, which is also their journal.
  *
  * The order for each request is: still wanted, genTime, a key within its usage period, signature. A request whose deadline has passed
- * costs no HSM time. A token that fails answers nothing: the batch is given back, for another slot or a later try; what the token will
- * not do, or we did wrong, is refused and takes no other request down.
+ * costs no HSM time. A token that fails answers nothing, and neither does a slot without a TSU that may stamp: the batch is given back,
+ * for another slot or a later try; what the token will not do, or we did wrong, is refused and takes no other request down.
  */
 import { SigilloError } from '../config/errors.ts';
 import type { ReceivedStampRequest } from '../queue/stamp-messages.ts';
@@ -17,7 +17,7 @@ import { turnsOutside } from './session-pace.ts';
 import { asSlotFailed, describeError, SlotFailed, slotFailureOf } from './slot-failure.ts';
 import type { LookResult, StampTask, StampTaskResult, StampWorkerData } from './stamp-task.ts';
 import type { TsuUnit } from './tsu-unit.ts';
-import { TsuUnits } from './tsu-units.ts';
+import { isNoTsu, TsuUnits } from './tsu-units.ts';
 
 type TimeReading = Extract<ClockReading, { kind: 'time' }>;
 
@@ -54,7 +54,7 @@ export class Stamper {
       this.#ofSlot(() => this.#units.refresh());
       for (const request of requests) this.#answer(request, enteredAtMs);
     } catch (error) {
-      return slotFailureOf(error);
+      return isNoTsu(error) ? { kind: 'noTsu', message: error.message } : slotFailureOf(error);
     }
     const { user, system } = process.threadCpuUsage(cpu);
     return { kind: 'stamped', ...this.#writer.finish(), signMs: this.#signMs, cpuMs: (user + system) / 1_000 };
@@ -117,7 +117,7 @@ export class Stamper {
     try {
       this.#grant(request, reading);
     } catch (error) {
-      if (error instanceof SlotFailed) throw error;
+      if (error instanceof SlotFailed || isNoTsu(error)) throw error;
       const code = error instanceof SigilloError ? error.code : 'HSM_REQUEST';
       this.#writer.fail(request, { code, message: describeError(error) }, reading);
     }

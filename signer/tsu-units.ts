@@ -27,6 +27,9 @@ const isOfTsu = (error: unknown): boolean =>
   hasNoRoom(error) ||
   (error instanceof SigilloError && ['HSM_KEY_MISSING', 'HSM_KEY_MISMATCH', 'HSM_SELFTEST_FAILED'].includes(error.code));
 
+/** There is no TSU that may stamp: the token is as good as ever, and so is the request. */
+export const isNoTsu = (error: unknown): error is SigilloError => error instanceof SigilloError && error.code === 'TSU_NONE_ACTIVE';
+
 export class TsuUnits {
   readonly #data: StampWorkerData;
   readonly #turns: SessionTurns;
