@@ -15,9 +15,10 @@ import { ckrCode, sessionCountReached } from './pkcs11-errors.ts';
 import { readBatch } from './received-batch.ts';
 import { createSerialNumbers } from './serial-numbers.ts';
 import { turnsOutside } from './session-pace.ts';
-import { asSlotFailed, describeError, SlotFailed, slotFailureOf } from './slot-failure.ts';
+import { asSlotFailed, describeError, SlotFailed, slotFailed, slotFailureOf } from './slot-failure.ts';
 import type { LookResult, StampTask, StampTaskResult, StampWorkerData } from './stamp-task.ts';
 import type { Stamper } from './stamper.ts';
+import { TokenRefusals } from './token-refusals.ts';
 import type { TsuUnit } from './tsu-unit.ts';
 import { isNoTsu, TsuUnits } from './tsu-units.ts';
 
@@ -42,6 +43,7 @@ export class ConcurrentStamper {
   readonly #clock: GuardedClock;
   readonly #nowMs: () => number;
   readonly #nextSerial = createSerialNumbers();
+  readonly #refusals: TokenRefusals;
   readonly #writer: AnswerWriter;
   readonly #idle: Lane[] = [];
   readonly #waiting: { readonly take: (lane: Lane) => void; readonly failed: (error: unknown) => void }[] = [];
@@ -62,6 +64,7 @@ export class ConcurrentStamper {
     const clocks = machineClocks();
     this.#clock = createGuardedClock(data.clockMemory, clocks, data.time);
     this.#nowMs = clocks.monotonicMs;
+    this.#refusals = new TokenRefusals(data.refusalMemory);
     this.#writer = new AnswerWriter(data.node);
   }
 
@@ -147,11 +150,12 @@ export class ConcurrentStamper {
     try {
       signature = await unit.signLater(hash);
     } catch (error) {
-      throw asSlotFailed(error);
+      throw asSlotFailed(error, this.#refusals);
     } finally {
       lane.call.end();
       spent.signMs += this.#nowMs() - started;
     }
+    this.#refusals.signed();
     const token = Buffer.allocUnsafe(template.tokenLength(signature.length));
     template.writeToken(token, 0, signature);
     return { kind: 'granted', grant: { tsu: this.#idOf(unit), clock: state, unixMillis, serial, tokenOctets: token.length }, token };
@@ -187,7 +191,7 @@ export class ConcurrentStamper {
   #refresh(lane: Lane): Promise<void> | undefined {
     const failed = (error: unknown): never => {
       lane.call.end();
-      throw asSlotFailed(error);
+      throw slotFailed(error);
     };
     lane.call.begin(this.#nowMs());
     try {
@@ -206,7 +210,7 @@ export class ConcurrentStamper {
     try {
       await step();
     } catch (error) {
-      throw asSlotFailed(error);
+      throw slotFailed(error);
     } finally {
       lane.call.end();
     }
@@ -240,7 +244,7 @@ export class ConcurrentStamper {
       this.#lanes -= 1;
       // Whatever it was: a session that cannot be opened, or whose keys do not prove themselves, is no slot to stamp with.
       if (ckrCode(error) === sessionCountReached && this.#lanes > 0) this.#full = true;
-      else for (const { failed } of this.#waiting.splice(0)) failed(new SlotFailed(describeError(error), { cause: error }));
+      else for (const { failed } of this.#waiting.splice(0)) failed(slotFailed(error));
     } finally {
       call.end();
     }

@@ -29,6 +29,7 @@ import { createFailureLog } from './stamp-failures.ts';
 import type { StampedBatch, StampWorkerData, Tsu } from './stamp-task.ts';
 import { takeUpLane } from './stamping-lane.ts';
 import { StampingPool } from './stamping-pool.ts';
+import { createRefusalMemory } from './token-refusals.ts';
 import { firstTsus, followTsus } from './tsu-follower.ts';
 
 export interface SignerService {
@@ -63,6 +64,7 @@ const startPool = (
       time: config.time,
       clockMemory,
       callMemory: createCallMemory(),
+      refusalMemory: createRefusalMemory(),
       paceMemory: createPaceMemory(embedded ? 0 : Math.ceil(1_000 / config.signer.sessionsPerSecond)),
     },
     threads: stampingThreads(config),
