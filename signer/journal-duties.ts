@@ -14,11 +14,12 @@ import { createServiceRecorder } from '../observability/journal/service-recorder
 import type { Logger } from '../observability/log.ts';
 import { answerCheckpointRequests } from '../queue/checkpoint-signing.ts';
 import type { RedisClient } from '../queue/redis.ts';
-import { CheckpointKey } from './checkpoint-key.ts';
+import { CheckpointKey, type CheckpointKeyOptions } from './checkpoint-key.ts';
 import { type DurabilityWatch, watchDurability } from './durability-watch.ts';
 import type { OpenHsm } from './hsm-modules.ts';
 import { type Hsm, slotForPurpose } from './pkcs11-module.ts';
 import { publishChains } from './published-chains.ts';
+import { type SlotFigures, SlotTeller } from './slot-status.ts';
 import type { Tsu } from './stamp-task.ts';
 
 const processName = 'signer';
@@ -44,23 +45,44 @@ export interface JournalDutiesOptions {
   readonly command: RedisClient;
   readonly hsm: Hsm;
   readonly module: OpenHsm;
+  /** Token label of the slot that the signer stamps with: each signer of a host has the journal's slot. */
+  readonly of: string;
   /** The TSU that this signer stamps with now. */
   readonly tsu: () => Tsu | undefined;
   /** What is known about the clock of this host. */
   readonly clock: TellClock;
 }
 
+/** One session, and the journal asks for one signature at a time. */
+const figuresOf = ({ up, signatures }: CheckpointKey): SlotFigures => ({
+  sessions: { busy: 0, open: up ? 1 : 0, max: 1 },
+  tsus: [],
+  signatures,
+});
+
+/** @throws HSM_PIN_REFUSED */
+const loadKey = async (options: CheckpointKeyOptions): Promise<CheckpointKey> => new CheckpointKey(options);
+
 /** Joins the journal. @throws HSM_PIN_REFUSED; what Redis says when it takes nothing */
 export const takeUpJournalDuties = async (options: JournalDutiesOptions): Promise<JournalDuties> => {
   const { config, log, command, hsm, module, tsu } = options;
   const recorder = createServiceRecorder(command, processName, log, options.clock);
   const failed = Promise.withResolvers<SigilloError>();
-  const key = new CheckpointKey({
+  const slot = slotForPurpose(hsm, 'journal');
+  const teller = await SlotTeller.start({ redis: command, slot, purpose: 'journal', process: `${processName} of ${options.of}`, log });
+  const key = await loadKey({
     module,
-    slot: slotForPurpose(hsm, 'journal'),
+    slot,
     origin: config.journal.origin,
-    onFailed: (error) => log.error({ err: error }, 'journal: this signer cannot sign checkpoints; stamping goes on'),
+    onLoaded: (loaded) => teller.serving(() => figuresOf(loaded)),
+    onFailed(error) {
+      log.error({ err: error }, 'journal: this signer cannot sign checkpoints; stamping goes on');
+      teller.failed(error);
+    },
     onLoginLost: failed.resolve,
+  }).catch(async (error: unknown) => {
+    await teller.end(error);
+    throw error;
   });
   const publish = (): Promise<void> => publishChains({ redis: command, recorder, config, tsu: tsu() });
   const announce = async (): Promise<void> => {
@@ -91,6 +113,7 @@ export const takeUpJournalDuties = async (options: JournalDutiesOptions): Promis
     async stop(reason) {
       await responder.close();
       key.close();
+      await teller.end();
       durability.close();
       recordStop(recorder, processName, reason);
       await recorder.close();

@@ -89,7 +89,7 @@ export const startSigner = async (config: Config, log: Logger, options: SignerOp
   // Before the token: what becomes of it is told there.
   const command = await connect(config, 'signer', 'command', log);
   const eventClock = createEventClock(command);
-  const teller = await SlotTeller.start({ redis: command, slot, log, clock: eventClock.state });
+  const teller = await SlotTeller.start({ redis: command, slot, purpose: 'timestamp', process: 'signer', log, clock: eventClock.state });
   try {
     return await serveSlot({ config, log, hsm, slot, command, teller, eventClock });
   } catch (error) {
@@ -139,7 +139,7 @@ const serveSlot = async ({ config, log, hsm, slot, command, teller, eventClock }
   const slotTsus = new SlotTsus({ config, redis: command, module, slot, log });
   let tsus = await firstTsus(slotTsus, slot.label, () => teller.waiting());
   const current = (): Tsu | undefined => tsus.find((tsu) => mayStampAt(tsu, Date.now()));
-  const journal = await takeUpJournalDuties({ config, log, command, hsm, module, tsu: current, clock: eventClock.state });
+  const journal = await takeUpJournalDuties({ config, log, command, hsm, module, of: slot.label, tsu: current, clock: eventClock.state });
 
   const clock = watchClock({ time: config.time, log, recorder: journal.recorder });
   eventClock.follow(clock);
