@@ -6,6 +6,7 @@
  */
 import type { X509Certificate } from 'node:crypto';
 import { existsSync, readFileSync } from 'node:fs';
+import type { Session } from 'graphene-pk11';
 import type { Crl, RevokedCertificate } from '../authority/crl.ts';
 import type { CertificateSigner } from '../authority/issue.ts';
 import { writeFileAtomic } from '../config/atomic-file.ts';
@@ -17,8 +18,8 @@ import { crlFileName } from '../queue/keys.ts';
 import { Lease } from '../queue/lease.ts';
 import type { RedisClient } from '../queue/redis.ts';
 import { readTsus, type TsuRecord, tsuRegisterKeys } from '../queue/tsu-register.ts';
+import type { EmbeddedAuthority } from '../signer/authority-slot.ts';
 import type { OpenHsm } from '../signer/hsm-modules.ts';
-import type { EmbeddedAuthority } from '../signer/lifecycle-service.ts';
 import { type Hsm, slotForPurpose } from '../signer/pkcs11-module.ts';
 import { findKey, type TokenKey } from '../signer/token-keys.ts';
 import { requireLogin } from '../signer/token-login.ts';
@@ -131,22 +132,37 @@ export const openEmbeddedAuthority = async (
   const file = homePaths(config.home).timestampCaCertificate;
   if (!existsSync(file)) throw new SigilloError('SETUP_INCOMPLETE', file);
   const [ca] = readChain(file);
+  let signatures = 0;
   /** A session for each signature: a few in a quarter of a year, and a token that was away is found again. */
-  const withKey = <T>(action: (signer: CertificateSigner) => Promise<T>): Promise<T> => {
+  const openKey = (): { readonly session: Session; readonly key: TokenKey } => {
     const session = module.openSession(slot.label, { readWrite: false });
-    let key: TokenKey | undefined;
     try {
       requireLogin(session);
-      key = findKey(session, caKeyLabels.timestampCa, caScheme);
+      const key = findKey(session, caKeyLabels.timestampCa, caScheme);
       if (key === undefined) throw new SigilloError('HSM_KEY_MISSING', `"${caKeyLabels.timestampCa}" in token ${slot.label}`);
+      return { session, key };
     } catch (error) {
       session.close();
       throw error;
     }
-    return action(key).finally(() => session.close());
+  };
+  const withKey = <T>(action: (signer: CertificateSigner) => Promise<T>): Promise<T> => {
+    const { session, key } = openKey();
+    const sign: CertificateSigner['sign'] = (tbs) => {
+      const signature = key.sign(tbs);
+      signatures += 1;
+      return signature;
+    };
+    return action({ scheme: key.scheme, spki: key.spki, sign }).finally(() => session.close());
   };
   const readLast = rememberingReader();
   return {
+    get signatures() {
+      return signatures;
+    },
+    look() {
+      openKey().session.close();
+    },
     certify: ({ spki, use, validityYears, now: at }) =>
       withKey(async (signer) => {
         const { issueCertificate } = await loadIssuing();

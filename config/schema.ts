@@ -4,6 +4,7 @@
  * Unknown keys are refused, so that a typing error never becomes a silent default. Secrets appear only as paths of files.
  */
 import { isIP } from 'node:net';
+import { isDeepStrictEqual } from 'node:util';
 import { z } from 'zod';
 import { checkTsuCalendar, dualControlSchema, tsuLifecycleSchema } from './lifecycle-schema.ts';
 
@@ -329,6 +330,19 @@ const crossChecks = (config: z.infer<typeof objectSchema>, context: z.Refinement
     const twice = labels.findIndex((one, index) => labels.indexOf(one) !== index);
     if (twice >= 0) {
       context.addIssue({ code: 'custom', path: ['hsm', 'slots', twice, 'label'], message: 'names a token that another slot names' });
+    }
+    const { module, environment, slots } = config.hsm;
+    const loaded = slots.map((slot) => ({ module: slot.module ?? module, environment: { ...environment, ...slot.environment } }));
+    const odd = loaded.findIndex((one) => {
+      const first = loaded.find((other) => other.module === one.module);
+      return !isDeepStrictEqual(one.environment, first?.environment);
+    });
+    if (odd >= 0) {
+      context.addIssue({
+        code: 'custom',
+        path: ['hsm', 'slots', odd, 'environment'],
+        message: 'must be that of every slot with the same module, which a process loads once; a copy of the file is another module',
+      });
     }
   }
   if (config.hsm.mode === 'module' && !config.hsm.slots.some(({ purposes }) => purposes.includes('journal'))) {

@@ -1,6 +1,7 @@
 /**
- * The slots of all signers as metrics, from what they tell in Redis: the process of a slot that has failed cannot answer a scrape.
- * Every gateway serves them, all the same: look at them with `max by (node, slot)`. While Redis is away there are none.
+ * The slots of every purpose as metrics, from what their processes tell in Redis: that of a slot that has failed cannot answer a scrape.
+ * Every gateway serves them, all the same: look at them with `max by (node, slot, purpose)`. A slot that several processes have for one
+ * purpose, as signers have that of the journal, is up while one of them can sign. While Redis is away there are none.
  */
 import { Counter, Gauge, type Registry } from 'prom-client';
 import { believedState, failureClasses, type ToldSlot } from '../queue/slot-status.ts';
@@ -28,13 +29,13 @@ const sharedReading = (read: () => Promise<readonly ToldSlot[]>): (() => Promise
 export const registerSlotMetrics = (registry: Registry, read: () => Promise<readonly ToldSlot[]>): void => {
   const told = sharedReading(read);
   const registers = [registry];
-  const labelNames = ['node', 'slot'];
-  const labelsOf = ({ status: { node, slot } }: ToldSlot): { node: string; slot: string } => ({ node, slot });
+  const labelNames = ['node', 'slot', 'purpose', 'process'] as const;
+  const labelsOf = ({ status: { node, slot, purpose, process } }: ToldSlot) => ({ node, slot, purpose, process });
   new Gauge({
     registers,
     aggregator: 'max',
     name: 'hsm_slot_up',
-    help: '1 while a slot signs, 0 while it does not.',
+    help: '1 while a slot signs for this purpose, 0 while it does not.',
     labelNames,
     async collect() {
       const slots = await told();
@@ -68,9 +69,20 @@ export const registerSlotMetrics = (registry: Registry, read: () => Promise<read
   });
   new Counter({
     registers,
+    name: 'hsm_slot_signatures_total',
+    help: 'Signatures that the process of a slot has made; it begins anew with each process.',
+    labelNames,
+    async collect() {
+      const slots = await told();
+      this.reset();
+      for (const slot of slots) this.inc(labelsOf(slot), slot.status.signatures.total);
+    },
+  });
+  new Counter({
+    registers,
     name: 'hsm_slot_failures_total',
     help: 'What failed in a slot, by class of error; it goes on over restarts of its process.',
-    labelNames: [...labelNames, 'class'],
+    labelNames: [...labelNames, 'class'] as const,
     async collect() {
       const slots = await told();
       this.reset();

@@ -1,14 +1,16 @@
 /**
- * What signers tell of their slots in Redis: one field for each slot of each host, told anew every second by whoever serves it.
+ * What is told of slots in Redis: one field for each slot of each host, for each purpose that a process has it for, told anew every
+ * second by that process.
  *
  * It is for people and alarms; nothing is decided by it. What a process has told last stays when it ends, so a slot that has failed is
  * seen as failed while nobody serves it, and one that nobody tells of any more is seen by the age of what was told.
  */
 import { readFileSync } from 'node:fs';
 import { z } from 'zod';
+import { keyPurposes } from '../config/schema.ts';
 import type { RedisClient } from './redis.ts';
 
-/** Hash: host and slot to the instant on Redis's clock (Unix milliseconds), a blank, and the status in JSON. */
+/** Hash: host, slot, purpose and process to the instant on Redis's clock (Unix milliseconds), a blank, and the status in JSON. */
 export const slotStatusKey = 'hsm:{hsm}:slots';
 
 /** How often a process tells. */
@@ -33,10 +35,14 @@ const instant = z.iso.datetime();
 const count = z.int().min(0);
 
 const statusSchema = z.strictObject({
-  version: z.literal(1),
+  version: z.literal(2),
   node: z.string().min(1),
   /** Label of the token. */
   slot: z.string().min(1),
+  /** What it signs there: a slot may be told of once for each. */
+  purpose: z.enum(keyPurposes),
+  /** Who signs: a slot for the journal is held by each signer of its host. */
+  process: z.string().min(1),
   /** Path of the PKCS#11 module. */
   module: z.string().min(1),
   state: z.enum(slotStates),
@@ -71,7 +77,10 @@ export interface ToldSlot {
 
 const tellScript = readFileSync(new URL('./commands/tellSlot-1.lua', import.meta.url), 'utf8');
 
-const fieldOf = ({ node, slot }: Pick<SlotStatus, 'node' | 'slot'>): string => JSON.stringify([node, slot]);
+/** Names one of what is told. */
+export type SlotHolder = Pick<SlotStatus, 'node' | 'slot' | 'purpose' | 'process'>;
+
+const fieldOf = ({ node, slot, purpose, process }: SlotHolder): string => JSON.stringify([node, slot, purpose, process]);
 
 /** Tells of a slot. @throws what Redis says */
 export const tellSlot = async (redis: RedisClient, status: SlotStatus): Promise<void> => {
@@ -96,16 +105,19 @@ const redisNowMs = async (redis: RedisClient): Promise<number> => {
   return Number(seconds) * 1_000 + Number(micros) / 1_000;
 };
 
+/** In the order of a list for people. */
+const orderOf = ({ status: { node, slot, purpose, process } }: ToldSlot): string => [node, slot, purpose, process].join('\0');
+
 /** What is told of every slot, by host and label. @throws what Redis says */
 export const readSlots = async (redis: RedisClient): Promise<ToldSlot[]> => {
   const [all, nowMs] = [await redis.hgetall(slotStatusKey), await redisNowMs(redis)];
   return Object.values(all)
     .flatMap((value) => read(value, nowMs) ?? [])
-    .toSorted((a, b) => a.status.node.localeCompare(b.status.node) || a.status.slot.localeCompare(b.status.slot));
+    .toSorted((a, b) => orderOf(a).localeCompare(orderOf(b)));
 };
 
 /** What was told last of one slot; undefined when nothing was, or not in this form. @throws what Redis says */
-export const readSlot = async (redis: RedisClient, of: Pick<SlotStatus, 'node' | 'slot'>): Promise<SlotStatus | undefined> => {
+export const readSlot = async (redis: RedisClient, of: SlotHolder): Promise<SlotStatus | undefined> => {
   const value = await redis.hget(slotStatusKey, fieldOf(of));
   return value === null ? undefined : read(value, 0)?.status;
 };

@@ -39,6 +39,8 @@ export interface CheckpointKeyOptions {
   readonly slot: HsmSlot;
   /** Name of the journal whose checkpoints are signed. */
   readonly origin: string;
+  /** The key is loaded, for the first time or again. */
+  readonly onLoaded?: (key: CheckpointKey) => void;
   /** The token failed, or the key cannot be loaded. */
   readonly onFailed: (error: SigilloError) => void;
   /** The login is lost: only another process gets it back. */
@@ -88,6 +90,7 @@ export class CheckpointKey {
   readonly #options: CheckpointKeyOptions;
   #loaded: LoadedKey | undefined;
   #failure: SigilloError | undefined;
+  #signatures = 0;
   #askAgainAtMs = Number.NEGATIVE_INFINITY;
   readonly #openedAtMs = monotonicMs();
   /** The largest that this process has signed. */
@@ -108,6 +111,11 @@ export class CheckpointKey {
     return this.#loaded !== undefined;
   }
 
+  /** Checkpoints that this process has signed. */
+  get signatures(): number {
+    return this.#signatures;
+  }
+
   /**
    * Signs the text of a checkpoint.
    * @throws JOURNAL_MALFORMED, JOURNAL_CHECKPOINT_REFUSED for what is never signed; HSM_* when the key cannot sign now
@@ -120,6 +128,7 @@ export class CheckpointKey {
       // A copy: the session owns what it returns.
       const signature = Buffer.from(session.sign(digestOf(digest, text, 'buffer')));
       this.#last = checkpoint;
+      this.#signatures += 1;
       return { signature, spki };
     } catch (error) {
       throw this.#fail(error);
@@ -151,10 +160,11 @@ export class CheckpointKey {
     if (this.#failure !== undefined && monotonicMs() < this.#askAgainAtMs) throw this.#failure;
     try {
       this.#loaded = loadKey(this.#options);
-      return this.#loaded;
     } catch (error) {
       throw this.#fail(error);
     }
+    this.#options.onLoaded?.(this);
+    return this.#loaded;
   }
 
   #fail(error: unknown): SigilloError {

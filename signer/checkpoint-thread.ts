@@ -39,6 +39,8 @@ export interface CheckpointTaskResult {
   readonly signed?: { readonly signature: Uint8Array; readonly spki: Uint8Array };
   readonly thrown?: ToldError;
   readonly up: boolean;
+  /** Checkpoints that the thread has signed. */
+  readonly signatures: number;
   /** The token has failed meanwhile. */
   readonly failed: ToldError | undefined;
   readonly loginLost: boolean;
@@ -48,6 +50,8 @@ export interface CheckpointTaskResult {
 export interface CheckpointSigner {
   /** Whether the key would sign, as far as is known. */
   readonly up: boolean;
+  /** Checkpoints that this process has signed. */
+  readonly signatures: number;
   /** A call into its module does not come back: the process cannot end in order. */
   readonly stuck: boolean;
   /** See CheckpointKey. */
@@ -60,6 +64,9 @@ export const checkpointSignerHere = (key: CheckpointKey): CheckpointSigner => ({
   get up() {
     return key.up;
   },
+  get signatures() {
+    return key.signatures;
+  },
   stuck: false,
   sign: async (text) => key.sign(text),
   close: async () => key.close(),
@@ -68,6 +75,8 @@ export const checkpointSignerHere = (key: CheckpointKey): CheckpointSigner => ({
 export interface CheckpointThreadOptions
   extends Pick<CheckpointThreadData, 'slot' | 'origin' | 'refusedPinFolder' | 'shared'>,
     Pick<CheckpointKeyOptions, 'onFailed' | 'onLoginLost'> {
+  /** The key is loaded, for the first time or again, or its token hangs no more. */
+  readonly onLoaded?: () => void;
   /** A call into the module that takes longer hangs. */
   readonly callMsMax: number;
   /** The token has refused the PIN. */
@@ -86,6 +95,7 @@ export class CheckpointThread implements CheckpointSigner {
   readonly #workers: Piscina<CheckpointTask, CheckpointTaskResult>;
   readonly #timer: NodeJS.Timeout;
   #up = false;
+  #signatures = 0;
   #handedOver = false;
   #hanging: SigilloError | undefined;
   #whenHanging = Promise.withResolvers<never>();
@@ -116,6 +126,10 @@ export class CheckpointThread implements CheckpointSigner {
     return this.#up && this.#hanging === undefined;
   }
 
+  get signatures(): number {
+    return this.#signatures;
+  }
+
   get stuck(): boolean {
     return this.#hanging !== undefined;
   }
@@ -144,8 +158,11 @@ export class CheckpointThread implements CheckpointSigner {
 
   /** Also of a call that nobody waits for any more. */
   #took(task: CheckpointTask, result: CheckpointTaskResult): CheckpointTaskResult {
-    const { onFailed, onLoginLost, onRefused } = this.#options;
+    const { onLoaded, onFailed, onLoginLost, onRefused } = this.#options;
+    const wasUp = this.#up;
     this.#up = result.up;
+    this.#signatures = result.signatures;
+    if (this.#up && !wasUp) onLoaded?.();
     const failure = result.failed === undefined ? undefined : errorOf(result.failed);
     if (failure !== undefined) onFailed(failure);
     if (task.kind === 'load' && result.thrown !== undefined) onRefused(errorOf(result.thrown));
@@ -157,7 +174,9 @@ export class CheckpointThread implements CheckpointSigner {
     const { callMsMax, slot, onFailed, onHandOver, handOverAfterMs = handOverMs } = this.#options;
     const longest = longestCallMs(this.#callMemory, monotonicMs());
     if (longest <= callMsMax) {
+      const hung = this.#hanging !== undefined;
       this.#hanging = undefined;
+      if (hung && this.#up) this.#options.onLoaded?.();
       return;
     }
     if (this.#hanging === undefined) {

@@ -55,7 +55,7 @@ export default (task: CheckpointTask): CheckpointTaskResult => {
   failed = undefined;
   call.begin(monotonicMs());
   try {
-    return { ...work(task), up: key?.up ?? false, failed, loginLost };
+    return { ...work(task), up: key?.up ?? false, signatures: key?.signatures ?? 0, failed, loginLost };
   } finally {
     call.end();
   }

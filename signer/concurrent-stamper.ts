@@ -15,11 +15,12 @@ import { ckrCode, sessionCountReached } from './pkcs11-errors.ts';
 import { readBatch } from './received-batch.ts';
 import { createSerialNumbers } from './serial-numbers.ts';
 import { turnsOutside } from './session-pace.ts';
-import { asSlotFailed, describeError, SlotFailed, slotFailureOf } from './slot-failure.ts';
+import { asSlotFailed, describeError, SlotFailed, slotFailed, slotFailureOf } from './slot-failure.ts';
 import type { LookResult, StampTask, StampTaskResult, StampWorkerData } from './stamp-task.ts';
 import type { Stamper } from './stamper.ts';
+import { TokenRefusals } from './token-refusals.ts';
 import type { TsuUnit } from './tsu-unit.ts';
-import { TsuUnits } from './tsu-units.ts';
+import { isNoTsu, TsuUnits } from './tsu-units.ts';
 
 /** How soon a token that had no room is asked again. */
 const roomAgainMs = 60_000;
@@ -42,6 +43,7 @@ export class ConcurrentStamper {
   readonly #clock: GuardedClock;
   readonly #nowMs: () => number;
   readonly #nextSerial = createSerialNumbers();
+  readonly #refusals: TokenRefusals;
   readonly #writer: AnswerWriter;
   readonly #idle: Lane[] = [];
   readonly #waiting: { readonly take: (lane: Lane) => void; readonly failed: (error: unknown) => void }[] = [];
@@ -62,6 +64,7 @@ export class ConcurrentStamper {
     const clocks = machineClocks();
     this.#clock = createGuardedClock(data.clockMemory, clocks, data.time);
     this.#nowMs = clocks.monotonicMs;
+    this.#refusals = new TokenRefusals(data.refusalMemory);
     this.#writer = new AnswerWriter(data.node);
   }
 
@@ -73,9 +76,12 @@ export class ConcurrentStamper {
     if (!Array.isArray(requests)) return requests;
     const spent = { signMs: 0 };
     const settled = await Promise.allSettled(requests.map((request) => this.#answer(request, enteredAtMs, atOnce, spent)));
-    const failed = settled.find(({ status }) => status === 'rejected');
-    if (failed?.status === 'rejected') {
-      if (this.#plain === undefined || ckrCode(failed.reason) !== sessionCountReached) return slotFailureOf(failed.reason);
+    const failures = settled.flatMap((one) => (one.status === 'rejected' ? [one.reason as unknown] : []));
+    if (failures.length > 0) {
+      // A token that fails is worse than a TSU that is over.
+      const failure = failures.find((reason) => !isNoTsu(reason)) ?? failures[0];
+      if (isNoTsu(failure)) return { kind: 'noTsu', message: failure.message };
+      if (this.#plain === undefined || ckrCode(failure) !== sessionCountReached) return slotFailureOf(failure);
       // There is not one lane, so nothing of this batch was answered.
       this.#plainUntilMs = this.#nowMs() + roomAgainMs;
       return this.#plain.stamp(task);
@@ -119,7 +125,7 @@ export class ConcurrentStamper {
       if (this.#nowMs() > enteredAtMs + request.ttlMs) return { kind: 'refused', outcome: 'expired', reading: this.#clock.read() };
       return await this.#stamp(lane, request, spent);
     } catch (error) {
-      if (error instanceof SlotFailed) throw error;
+      if (error instanceof SlotFailed || isNoTsu(error)) throw error;
       const code = error instanceof SigilloError ? error.code : 'HSM_REQUEST';
       return { kind: 'failed', code, message: describeError(error), reading: this.#clock.read() };
     } finally {
@@ -144,11 +150,12 @@ export class ConcurrentStamper {
     try {
       signature = await unit.signLater(hash);
     } catch (error) {
-      throw asSlotFailed(error);
+      throw asSlotFailed(error, this.#refusals);
     } finally {
       lane.call.end();
       spent.signMs += this.#nowMs() - started;
     }
+    this.#refusals.signed();
     const token = Buffer.allocUnsafe(template.tokenLength(signature.length));
     template.writeToken(token, 0, signature);
     return { kind: 'granted', grant: { tsu: this.#idOf(unit), clock: state, unixMillis, serial, tokenOctets: token.length }, token };
@@ -184,7 +191,7 @@ export class ConcurrentStamper {
   #refresh(lane: Lane): Promise<void> | undefined {
     const failed = (error: unknown): never => {
       lane.call.end();
-      throw asSlotFailed(error);
+      throw slotFailed(error);
     };
     lane.call.begin(this.#nowMs());
     try {
@@ -203,7 +210,7 @@ export class ConcurrentStamper {
     try {
       await step();
     } catch (error) {
-      throw asSlotFailed(error);
+      throw slotFailed(error);
     } finally {
       lane.call.end();
     }
@@ -237,7 +244,7 @@ export class ConcurrentStamper {
       this.#lanes -= 1;
       // Whatever it was: a session that cannot be opened, or whose keys do not prove themselves, is no slot to stamp with.
       if (ckrCode(error) === sessionCountReached && this.#lanes > 0) this.#full = true;
-      else for (const { failed } of this.#waiting.splice(0)) failed(new SlotFailed(describeError(error), { cause: error }));
+      else for (const { failed } of this.#waiting.splice(0)) failed(slotFailed(error));
     } finally {
       call.end();
     }

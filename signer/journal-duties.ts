@@ -20,6 +20,7 @@ import { type DurabilityWatch, watchDurability } from './durability-watch.ts';
 import type { OpenHsm } from './hsm-modules.ts';
 import { type Hsm, type HsmSlot, slotForPurpose } from './pkcs11-module.ts';
 import { publishChains } from './published-chains.ts';
+import { type SlotFigures, SlotTeller } from './slot-status.ts';
 import type { Tsu } from './stamp-task.ts';
 
 const processName = 'signer';
@@ -51,7 +52,7 @@ export interface JournalDutiesOptions {
   readonly command: RedisClient;
   readonly hsm: Hsm;
   readonly module: OpenHsm;
-  /** That this signer stamps with, opened and logged in. */
+  /** That this signer stamps with, opened and logged in; each signer of a host has the journal's slot beside it. */
   readonly slot: HsmSlot;
   /** The TSU that this signer stamps with now. */
   readonly tsu: () => Tsu | undefined;
@@ -60,6 +61,7 @@ export interface JournalDutiesOptions {
 }
 
 interface CheckpointEvents {
+  readonly loaded: () => void;
   readonly failed: (error: SigilloError) => void;
   readonly loginLost: (error: SigilloError) => void;
   readonly refused: (error: SigilloError) => void;
@@ -67,9 +69,12 @@ interface CheckpointEvents {
 }
 
 /** A token in this process cannot hang; one of an operator is asked by a thread of its own. @throws HSM_PIN_REFUSED */
-const openCheckpointSigner = ({ config, hsm, module, slot: stamping }: JournalDutiesOptions, on: CheckpointEvents): CheckpointSigner => {
-  const slot = slotForPurpose(hsm, 'journal');
-  const key = { slot, origin: config.journal.origin, onFailed: on.failed, onLoginLost: on.loginLost };
+const openCheckpointSigner = (
+  { config, hsm, module, slot: stamping }: JournalDutiesOptions,
+  slot: HsmSlot,
+  on: CheckpointEvents,
+): CheckpointSigner => {
+  const key = { slot, origin: config.journal.origin, onLoaded: on.loaded, onFailed: on.failed, onLoginLost: on.loginLost };
   if (config.hsm.mode === 'embedded') return checkpointSignerHere(new CheckpointKey({ ...key, module }));
   const sharedModule = slot.modulePath === stamping.modulePath ? 'module' : 'nothing';
   return new CheckpointThread({
@@ -82,18 +87,39 @@ const openCheckpointSigner = ({ config, hsm, module, slot: stamping }: JournalDu
   });
 };
 
+/** One session, and the journal asks for one signature at a time. @param signer undefined: it is being made */
+const figuresOf = (signer: CheckpointSigner | undefined): SlotFigures => ({
+  sessions: { busy: 0, open: signer?.up === false ? 0 : 1, max: 1 },
+  tsus: [],
+  signatures: signer?.signatures ?? 0,
+});
+
 /** Joins the journal. @throws HSM_PIN_REFUSED; what Redis says when it takes nothing */
 export const takeUpJournalDuties = async (options: JournalDutiesOptions): Promise<JournalDuties> => {
-  const { config, log, command, tsu } = options;
+  const { config, log, command, hsm, tsu } = options;
   const recorder = createServiceRecorder(command, processName, log, options.clock);
   const failed = Promise.withResolvers<SigilloError>();
   const handOver = Promise.withResolvers<SigilloError>();
-  const key = openCheckpointSigner(options, {
-    failed: (error) => log.error({ err: error }, 'journal: this signer cannot sign checkpoints; stamping goes on'),
-    loginLost: failed.resolve,
-    refused: failed.resolve,
-    handOver: handOver.resolve,
+  const slot = slotForPurpose(hsm, 'journal');
+  const told = { redis: command, slot, purpose: 'journal', process: `${processName} of ${options.slot.label}`, log } as const;
+  const teller = await SlotTeller.start(told);
+  let signer: CheckpointSigner | undefined;
+  const openKey = async (): Promise<CheckpointSigner> =>
+    openCheckpointSigner(options, slot, {
+      loaded: () => teller.serving(() => figuresOf(signer)),
+      failed(error) {
+        log.error({ err: error }, 'journal: this signer cannot sign checkpoints; stamping goes on');
+        teller.failed(error);
+      },
+      loginLost: failed.resolve,
+      refused: failed.resolve,
+      handOver: handOver.resolve,
+    });
+  const key = await openKey().catch(async (error: unknown) => {
+    await teller.end(error);
+    throw error;
   });
+  signer = key;
   const publish = (): Promise<void> => publishChains({ redis: command, recorder, config, tsu: tsu() });
   const announce = async (): Promise<void> => {
     const { delivered, tornLines } = await deliverOutbox(homePaths(config.home).journalOutbox, command);
@@ -127,6 +153,7 @@ export const takeUpJournalDuties = async (options: JournalDutiesOptions): Promis
     async closeKey() {
       await responder.close();
       await key.close();
+      await teller.end();
     },
     async stop(reason) {
       durability.close();

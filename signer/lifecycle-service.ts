@@ -26,6 +26,7 @@ import { type RedisClient, redisHealth } from '../queue/redis.ts';
 import { startTicks, type Ticks } from '../queue/ticks.ts';
 import { readTsus, tokenName, tsuRegisterKeys } from '../queue/tsu-register.ts';
 import type { Approvals } from './approvals.ts';
+import { type OpenAuthority, openAuthoritySlot } from './authority-slot.ts';
 import { operatorFingerprints, readOperators } from './dual-control.ts';
 import { type OpenHsm, openHsm } from './hsm-modules.ts';
 import type { OtherSlot } from './key-destruction.ts';
@@ -34,7 +35,7 @@ import { publishChains } from './published-chains.ts';
 import { connect } from './redis-connection.ts';
 import { TokenFailures } from './token-failures.ts';
 import { TsuFolder } from './tsu-folder.ts';
-import { type CertifyTsu, TsuLifecycle } from './tsu-lifecycle.ts';
+import { TsuLifecycle } from './tsu-lifecycle.ts';
 
 export interface LifecycleService {
   /** Resolves when the tokens have failed for too long: the module must be loaded anew, which takes a new process. */
@@ -48,20 +49,11 @@ export interface LifecycleService {
 /** What bin brings from other rooms. */
 export interface LifecycleParts {
   /** The embedded timestamp CA; undefined: certificates come from an outside one. */
-  readonly openAuthority: ((module: OpenHsm, hsm: Hsm) => Promise<EmbeddedAuthority>) | undefined;
+  readonly openAuthority: OpenAuthority | undefined;
   /** Dual control. */
   readonly approvals: (redis: RedisClient, clock: TellClock) => Approvals;
   /** @defaultValue the system's clock */
   readonly now?: () => Date;
-}
-
-export interface EmbeddedAuthority {
-  readonly certify: CertifyTsu;
-  /** Work of the CA's own, at every tick: its CRL. @returns the times of the one that is published; undefined while another process does it */
-  readonly keep: (
-    redis: RedisClient,
-    recorder: JournalRecorder,
-  ) => Promise<{ readonly thisUpdate: Date; readonly nextUpdate: Date } | undefined>;
 }
 
 const processName = 'lifecycle';
@@ -154,14 +146,36 @@ const otherSlots =
     }
   };
 
+interface CalendarParts {
+  readonly config: Config;
+  readonly jobs: RedisClient;
+  readonly module: OpenHsm;
+  readonly slot: HsmSlot;
+  readonly log: Logger;
+  readonly work: (slot: HsmSlot, serial: string) => Promise<void>;
+}
+
+/** Has the calendar of a token looked at, by one process at a time. */
+const watchCalendar = ({ config, jobs, module, slot, log, work }: CalendarParts): Promise<Ticks> => {
+  const serial = module.findSlot(slot.label).getToken().serialNumber.trim();
+  return startTicks({
+    name: queueName(tokenName(slot.label, serial)),
+    everyMs: config.tsu.tickMs,
+    connection: jobs,
+    work: () => work(slot, serial),
+    onError: (error) => log.error({ token: slot.label, err: error }, 'tsu: a look at the calendar failed'),
+  });
+};
+
 /** Starts the process. @throws HSM_*, REDIS_UNAVAILABLE, CERTIFICATE_INVALID */
 export const startLifecycle = async (config: Config, log: Logger, parts: LifecycleParts): Promise<LifecycleService> => {
   const now = parts.now ?? (() => new Date());
   const hsm = resolveHsm(config);
   const module = openHsm(hsm);
   const { slots, failure } = openSlots(hsm, module, log);
-  const authority = await parts.openAuthority?.(module, hsm);
   const command = await connect(config, processName, 'command', log);
+  const authoritySlot = await openAuthoritySlot(parts.openAuthority, { redis: command, module, hsm, log });
+  const authority = authoritySlot?.authority;
   const jobs = await connect(config, `${processName}-jobs`, 'jobs', log);
   const { state: clock } = new HostClock({ redis: command, node: nodeName() });
   const recorder = createServiceRecorder(command, processName, log, clock);
@@ -176,6 +190,7 @@ export const startLifecycle = async (config: Config, log: Logger, parts: Lifecyc
   const failures = new TokenFailures();
 
   const workOn = async ({ label }: HsmSlot, serial: string): Promise<void> => {
+    authoritySlot?.look();
     const session = module.openSession(label, { readWrite: true });
     const stepFailures: SigilloError[] = [];
     const lease = new Lease(command, { key: tsuRegisterKeys.lease(tokenName(label, serial)), lengthMs: leaseMs });
@@ -216,12 +231,7 @@ export const startLifecycle = async (config: Config, log: Logger, parts: Lifecyc
   };
 
   const ticks: Ticks[] = [];
-  for (const slot of slots) {
-    const serial = module.findSlot(slot.label).getToken().serialNumber.trim();
-    const onError = (error: Error): void => log.error({ token: slot.label, err: error }, 'tsu: a look at the calendar failed');
-    const name = queueName(tokenName(slot.label, serial));
-    ticks.push(await startTicks({ name, everyMs: config.tsu.tickMs, connection: jobs, work: () => guarded(slot, serial), onError }));
-  }
+  for (const slot of slots) ticks.push(await watchCalendar({ config, jobs, module, slot, log, work: guarded }));
   log.info({ tokens: slots.map(({ label }) => label), home: homePaths(config.home).pkiFolder }, 'lifecycle: watching the calendar');
 
   return {
@@ -234,6 +244,7 @@ export const startLifecycle = async (config: Config, log: Logger, parts: Lifecyc
     async stop(reason) {
       clearTimeout(again);
       await Promise.all(ticks.map((one) => one.close()));
+      await authoritySlot?.end();
       recordStop(recorder, processName, reason);
       await recorder.close();
       command.disconnect();

@@ -1,11 +1,12 @@
 /**
- * Tells Redis every second how the slot of this process is doing, and the journal when its state changes.
+ * Tells Redis every second how a slot of this process is doing, and the journal when the state of one that stamps changes.
  *
  * Best effort: stamps never wait for it, and while Redis is away nothing is told. Before the process ends it says so, within a bound.
  * The count of failures and the last error are taken over from the process before, which has ended because of them.
  */
 import { setTimeout as delay } from 'node:timers/promises';
 import { SigilloError } from '../config/errors.ts';
+import type { KeyPurpose } from '../config/schema.ts';
 import { type JournalRecorder, nodeName, type TellClock } from '../observability/journal/recorder.ts';
 import { createServiceRecorder } from '../observability/journal/service-recorder.ts';
 import type { Logger } from '../observability/log.ts';
@@ -53,12 +54,17 @@ const failureClassOf = (error: unknown): FailureClass => {
 export interface SlotFigures {
   readonly sessions: SlotStatus['sessions'];
   readonly tsus: readonly Tsu[];
+  /** Made by this process. @defaultValue what its batches have come to */
+  readonly signatures?: number;
 }
 
 export interface SlotTellerOptions {
   /** Ready. */
   readonly redis: RedisClient;
   readonly slot: Pick<HsmSlot, 'label' | 'modulePath'>;
+  readonly purpose: KeyPurpose;
+  /** Who has the slot for that: one name for each process that runs beside others. */
+  readonly process: string;
   readonly log: Pick<Logger, 'warn' | 'error'>;
   /** What is known about the clock of this host. @defaultValue nothing */
   readonly clock?: TellClock;
@@ -68,7 +74,7 @@ const nothingYet: SlotFigures = { sessions: { busy: 0, open: 0, max: 0 }, tsus: 
 
 export class SlotTeller {
   readonly #options: SlotTellerOptions;
-  readonly #recorder: JournalRecorder;
+  readonly #recorder: JournalRecorder | undefined;
   readonly #startedAt = new Date().toISOString();
   readonly #before: SlotStatus | undefined;
   readonly #failures: Partial<Record<FailureClass, number>>;
@@ -81,20 +87,24 @@ export class SlotTeller {
   #lastError: SlotStatus['lastError'];
   #timer: NodeJS.Timeout | undefined;
   #saidUnheard = false;
+  #served = false;
+  #failedOf: unknown;
 
   private constructor(options: SlotTellerOptions, before: SlotStatus | undefined) {
     this.#options = options;
     this.#before = before;
     this.#failures = { ...before?.failures };
     this.#lastError = before?.lastError;
-    this.#recorder = createServiceRecorder(options.redis, 'signer', options.log, options.clock);
+    // What becomes of the others stands in the journal by what they fail to do: a checkpoint, a certificate.
+    const { purpose, redis, log, clock } = options;
+    this.#recorder = purpose === 'timestamp' ? createServiceRecorder(redis, 'signer', log, clock) : undefined;
     this.#timer = setInterval(() => void this.#tell(), tellEveryMs);
   }
 
   /** Begins to tell that a process of this slot starts. */
   static async start(options: SlotTellerOptions): Promise<SlotTeller> {
-    const { redis, slot } = options;
-    const before = await readSlot(redis, { node: nodeName(), slot: slot.label }).catch(() => undefined); // then it is as if new
+    const { redis, slot, purpose, process } = options;
+    const before = await readSlot(redis, { node: nodeName(), slot: slot.label, purpose, process }).catch(() => undefined); // then it is as if new
     const teller = new SlotTeller(options, before);
     await teller.#tell();
     await forgetOldSlots(redis).catch(() => undefined); // the next start will
@@ -103,20 +113,31 @@ export class SlotTeller {
 
   /** Events that found no way into the journal. */
   get eventsLost(): number {
-    return this.#recorder.lost;
+    return this.#recorder?.lost ?? 0;
   }
 
-  /** It has no TSU yet. */
+  /** It has no TSU that may stamp, not yet or not any more. */
   waiting(): void {
     this.#become('waiting');
+    this.#figures = () => nothingYet;
   }
 
-  /** It stamps from now on. */
+  /** It signs from now on. */
   serving(figures: () => SlotFigures): void {
+    if (this.#state === 'serving') return;
+    const before = this.#served ? this.#state : (this.#before?.state ?? 'none');
+    this.#served = true;
     this.#figures = figures;
     this.#become('serving');
-    const detail = { module: this.#options.slot.modulePath, before: this.#before?.state ?? 'none' };
-    this.#recorder.record({ kind: 'hsm.serving', subject: this.#options.slot.label, outcome: 'success', detail });
+    const detail = { module: this.#options.slot.modulePath, before };
+    this.#recorder?.record({ kind: 'hsm.serving', subject: this.#options.slot.label, outcome: 'success', detail });
+    void this.#tell();
+  }
+
+  /** It does not sign for now, and its process goes on. The same error is told once. */
+  failed(error: unknown): void {
+    this.#fail(error);
+    this.#figures = () => nothingYet;
     void this.#tell();
   }
 
@@ -135,11 +156,13 @@ export class SlotTeller {
     if (error === undefined) this.#become('stopped');
     else this.#fail(error);
     this.#figures = () => nothingYet;
-    const told = Promise.all([this.#tell(), this.#recorder.close()]);
+    const told = Promise.all([this.#tell(), this.#recorder?.close()]);
     await Promise.race([told, delay(farewellMsMax)]);
   }
 
   #fail(error: unknown): void {
+    if (this.#failedOf === error) return;
+    this.#failedOf = error;
     const code = error instanceof SigilloError ? error.code : 'INTERNAL';
     // A slot that lost its last TSU waits for another: nothing is wrong with its token.
     if (code === 'TSU_NONE_ACTIVE') {
@@ -155,8 +178,8 @@ export class SlotTeller {
     if (!served && known) return;
     const subject = this.#options.slot.label;
     const { message: reason } = this.#lastError as NonNullable<SlotStatus['lastError']>;
-    if (failureClass === 'credential') this.#recorder.record({ kind: 'hsm.pinRefused', subject, outcome: 'refused', detail: { reason } });
-    else this.#recorder.record({ kind: 'hsm.failed', subject, outcome: 'failure', detail: { class: failureClass, code, reason } });
+    if (failureClass === 'credential') this.#recorder?.record({ kind: 'hsm.pinRefused', subject, outcome: 'refused', detail: { reason } });
+    else this.#recorder?.record({ kind: 'hsm.failed', subject, outcome: 'failure', detail: { class: failureClass, code, reason } });
   }
 
   #note(failureClass: FailureClass, code: string, message: string, times: number): void {
@@ -183,12 +206,16 @@ export class SlotTeller {
   }
 
   #status(): SlotStatus {
-    const { label, modulePath } = this.#options.slot;
-    const { sessions, tsus } = this.#figures();
+    const { slot, purpose, process: name } = this.#options;
+    const { label, modulePath } = slot;
+    const { sessions, tsus, signatures = this.#total } = this.#figures();
+    this.#total = signatures;
     return {
-      version: 1,
+      version: 2,
       node: nodeName(),
       slot: label,
+      purpose,
+      process: name,
       module: modulePath,
       state: this.#state,
       since: this.#since,

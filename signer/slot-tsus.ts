@@ -11,7 +11,7 @@ import { SigilloError } from '../config/errors.ts';
 import type { Config } from '../config/schema.ts';
 import type { Logger } from '../observability/log.ts';
 import { defaultDigest, keyScheme } from '../pki/algorithms.ts';
-import { tsuUsageLimit } from '../pki/tsu-usage.ts';
+import { privateKeyUsagePeriod, tsuUsageLimit } from '../pki/tsu-usage.ts';
 import type { RedisClient } from '../queue/redis.ts';
 import { readTsus, readTsusVersion, type TsuRecord } from '../queue/tsu-register.ts';
 import type { Approvals, ApprovedStep } from './approvals.ts';
@@ -45,6 +45,7 @@ const ofRecord = (record: TsuRecord, token: string, digest: Tsu['signatureDigest
   const certificate = certificateIn(record);
   const scheme = keyScheme(algorithm);
   const from = new Date(activateAt);
+  const { notBefore } = privateKeyUsagePeriod(certificate.raw) ?? {};
   return {
     id: hash('sha256', certificate.raw, 'hex'),
     tokenLabel: token,
@@ -52,7 +53,7 @@ const ofRecord = (record: TsuRecord, token: string, digest: Tsu['signatureDigest
     scheme,
     signatureDigest: digest ?? defaultDigest(scheme),
     chain: octets,
-    activeFromMs: from.getTime(),
+    activeFromMs: Math.max(from.getTime(), notBefore?.getTime() ?? 0),
     usableUntilMs: endOfUse(certificate, { activateAt: from, usableUntil: new Date(usableUntil) }),
   };
 };

@@ -35,6 +35,8 @@ export interface StampWorkerData {
   readonly paceMemory: SharedArrayBuffer;
   /** Where each thread says that it is inside the module (call-watch.ts). */
   readonly callMemory: SharedArrayBuffer;
+  /** Where threads count what the token would not sign (token-refusals.ts). */
+  readonly refusalMemory: SharedArrayBuffer;
 }
 
 export interface StampTask {
@@ -63,7 +65,7 @@ export interface StampedBatch {
 /** The token failed, and with it the batch: nothing of it was answered, so another slot can take it. */
 export interface SlotFailure {
   readonly kind: 'slotFailed';
-  readonly errorClass: Extract<Pkcs11ErrorClass, 'session' | 'device' | 'credential'>;
+  readonly errorClass: Pkcs11ErrorClass;
   readonly message: string;
 }
 
@@ -82,4 +84,10 @@ export interface MalformedBatch {
   readonly message: string;
 }
 
-export type StampTaskResult = StampedBatch | SlotFailure | MalformedBatch;
+/** There is no TSU that may stamp: nothing of the batch was answered, so another signer can take it. */
+export interface NoTsu {
+  readonly kind: 'noTsu';
+  readonly message: string;
+}
+
+export type StampTaskResult = StampedBatch | SlotFailure | NoTsu | MalformedBatch;

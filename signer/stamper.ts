@@ -2,8 +2,8 @@
  * The work of one signer thread with a fast token: turns a batch of requests into a block of answers, which is also their journal.
  *
  * The order for each request is: still wanted, genTime, a key within its usage period, signature. A request whose deadline has passed
- * costs no HSM time. A token that fails answers nothing: the batch is given back, for another slot or a later try; what the token will
- * not do, or we did wrong, is refused and takes no other request down.
+ * costs no HSM time. A token that fails answers nothing, and neither does a slot without a TSU that may stamp: the batch is given back,
+ * for another slot or a later try; what the token will not do, or we did wrong, is refused and takes no other request down.
  */
 import { SigilloError } from '../config/errors.ts';
 import type { ReceivedStampRequest } from '../queue/stamp-messages.ts';
@@ -14,10 +14,11 @@ import { machineClocks } from './clock-sources.ts';
 import { readBatch } from './received-batch.ts';
 import { createSerialNumbers } from './serial-numbers.ts';
 import { turnsOutside } from './session-pace.ts';
-import { asSlotFailed, describeError, SlotFailed, slotFailureOf } from './slot-failure.ts';
+import { asSlotFailed, describeError, SlotFailed, slotFailed, slotFailureOf } from './slot-failure.ts';
 import type { LookResult, StampTask, StampTaskResult, StampWorkerData } from './stamp-task.ts';
+import { TokenRefusals } from './token-refusals.ts';
 import type { TsuUnit } from './tsu-unit.ts';
-import { TsuUnits } from './tsu-units.ts';
+import { isNoTsu, TsuUnits } from './tsu-units.ts';
 
 type TimeReading = Extract<ClockReading, { kind: 'time' }>;
 
@@ -27,6 +28,7 @@ export class Stamper {
   readonly #clock: GuardedClock;
   readonly #nowMs: () => number;
   readonly #call: CallMark;
+  readonly #refusals: TokenRefusals;
   readonly #nextSerial = createSerialNumbers();
   readonly #writer: AnswerWriter;
   #signMs = 0;
@@ -38,6 +40,7 @@ export class Stamper {
     this.#clock = createGuardedClock(data.clockMemory, clocks, data.time);
     this.#nowMs = clocks.monotonicMs;
     this.#call = takeCallMark(data.callMemory);
+    this.#refusals = new TokenRefusals(data.refusalMemory);
     this.#writer = new AnswerWriter(data.node);
     this.#units = new TsuUnits(data, turnsOutside(this.#call, data.paceMemory));
     this.#calling(() => this.#units.refresh());
@@ -51,10 +54,10 @@ export class Stamper {
     this.#signMs = 0;
     this.#writer.clear();
     try {
-      this.#ofSlot(() => this.#units.refresh());
+      this.#ready(() => this.#units.refresh());
       for (const request of requests) this.#answer(request, enteredAtMs);
     } catch (error) {
-      return slotFailureOf(error);
+      return isNoTsu(error) ? { kind: 'noTsu', message: error.message } : slotFailureOf(error);
     }
     const { user, system } = process.threadCpuUsage(cpu);
     return { kind: 'stamped', ...this.#writer.finish(), signMs: this.#signMs, cpuMs: (user + system) / 1_000 };
@@ -71,8 +74,8 @@ export class Stamper {
   /** Takes over TSUs that are new, and keeps the sessions from being closed for want of use. */
   look(): LookResult {
     try {
-      this.#ofSlot(() => this.#units.refresh());
-      this.#ofSlot(() => this.#units.keepAlive());
+      this.#ready(() => this.#units.refresh());
+      this.#ready(() => this.#units.keepAlive());
       const messages = this.#units.setAside;
       return messages.length === 0 ? undefined : { kind: 'setAside', messages };
     } catch (error) {
@@ -95,12 +98,12 @@ export class Stamper {
     }
   }
 
-  /** The same, for a step that the token may fail. @throws SlotFailed then, and everything else as it is */
-  #ofSlot<T>(step: () => T): T {
+  /** The same, for a step without which nothing is signed. @throws SlotFailed */
+  #ready(step: () => void): void {
     try {
-      return this.#calling(step);
+      this.#calling(step);
     } catch (error) {
-      throw asSlotFailed(error);
+      throw slotFailed(error);
     }
   }
 
@@ -117,7 +120,7 @@ export class Stamper {
     try {
       this.#grant(request, reading);
     } catch (error) {
-      if (error instanceof SlotFailed) throw error;
+      if (error instanceof SlotFailed || isNoTsu(error)) throw error;
       const code = error instanceof SigilloError ? error.code : 'HSM_REQUEST';
       this.#writer.fail(request, { code, message: describeError(error) }, reading);
     }
@@ -136,7 +139,13 @@ export class Stamper {
 
   #sign(unit: TsuUnit, hash: Buffer): Uint8Array {
     const started = performance.now();
-    const signature = this.#ofSlot(() => unit.sign(hash));
+    let signature: Uint8Array;
+    try {
+      signature = this.#calling(() => unit.sign(hash));
+    } catch (error) {
+      throw asSlotFailed(error, this.#refusals);
+    }
+    this.#refusals.signed();
     this.#signMs += performance.now() - started + this.#preparedMs;
     this.#preparedMs = 0;
     return signature;

@@ -138,7 +138,7 @@ export class StampingPool {
     return this.#stuck;
   }
 
-  /** Stamps a batch. `payload` may share its memory with others: it is copied when it travels. @throws LANE_ENTRY_MALFORMED; HSM_DEVICE, HSM_PIN_REFUSED: nothing was answered */
+  /** Stamps a batch. `payload` may share its memory with others: it is copied when it travels. @throws LANE_ENTRY_MALFORMED; HSM_DEVICE, HSM_REQUEST, HSM_PIN_REFUSED, TSU_NONE_ACTIVE: nothing was answered */
   async stamp(payload: Buffer, enteredAtMs: number): Promise<StampedBatch> {
     if (this.#failure !== undefined) throw this.#failure;
     const batch =
@@ -211,6 +211,7 @@ export class StampingPool {
 
   #stamped(result: StampTaskResult): StampedBatch {
     if (result.kind === 'slotFailed') throw this.#giveUp(new SlotError(result));
+    if (result.kind === 'noTsu') throw new SigilloError('TSU_NONE_ACTIVE', result.message);
     if (result.kind === 'malformed') throw new SigilloError('LANE_ENTRY_MALFORMED', result.message);
     return result;
   }

@@ -3,6 +3,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { SigilloError } from '../config/errors.ts';
 import type { Logger } from '../observability/log.ts';
 import { monotonicMs } from '../queue/redis-clock.ts';
+import { mayStampAt } from './lane-membership.ts';
 import type { SlotTsus } from './slot-tsus.ts';
 import type { Tsu } from './stamp-task.ts';
 
@@ -18,8 +19,8 @@ export const firstTsus = async (slotTsus: Pick<SlotTsus, 'look'>, token: string,
     await slotTsus.look(Date.now(), (tsus) => {
       found = tsus;
     });
-    // Asked at every look: one that is there may begin meanwhile.
-    if (found.some(({ activeFromMs }) => activeFromMs <= Date.now())) return found;
+    // Asked at every look: one that is there may begin meanwhile, or end.
+    if (found.some((tsu) => mayStampAt(tsu, Date.now()))) return found;
     if (monotonicMs() > until) throw new SigilloError('TSU_NONE_ACTIVE', `token ${token}`);
     waiting();
     await delay(followEveryMs);
@@ -27,7 +28,7 @@ export const firstTsus = async (slotTsus: Pick<SlotTsus, 'look'>, token: string,
 };
 
 export interface TsuFollower {
-  /** Resolves when there is no TSU left that may stamp, or the token fails: the slot is of no use then. */
+  /** Resolves when the token fails, or what it needs to judge a TSU by: the slot is of no use then. */
   readonly failed: Promise<SigilloError>;
   stop(): void;
 }
@@ -54,7 +55,6 @@ export const followTsus = ({ slotTsus, log, first, publish, use, everyMs = follo
   const failed = Promise.withResolvers<SigilloError>();
   const published = new Set(first.map(({ id }) => id));
   const take = async (next: readonly Tsu[]): Promise<void> => {
-    if (next.length === 0) throw new SigilloError('TSU_NONE_ACTIVE', 'the register has none for this slot any more');
     const known = next.filter(({ id }) => published.has(id));
     use(known);
     if (known.length < next.length) {

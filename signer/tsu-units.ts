@@ -9,7 +9,7 @@ import { SigilloError } from '../config/errors.ts';
 import { ckrCode, sessionCountReached } from './pkcs11-errors.ts';
 import type { SessionTurns } from './session-pace.ts';
 import { readTsus, tsuVersion } from './shared-tsus.ts';
-import { describeError } from './slot-failure.ts';
+import { describeError, isRefusal } from './slot-failure.ts';
 import type { StampWorkerData, Tsu } from './stamp-task.ts';
 import { TsuUnit } from './tsu-unit.ts';
 
@@ -22,10 +22,14 @@ const lookAgainMs = 10_000;
 
 const hasNoRoom = (error: unknown): boolean => ckrCode(error) === sessionCountReached;
 
-/** Whether it concerns this TSU alone; any other error is the token's. */
+/** Whether it concerns this TSU alone, such as a key that the token will not sign with; any other error is the token's. */
 const isOfTsu = (error: unknown): boolean =>
   hasNoRoom(error) ||
+  isRefusal(error) ||
   (error instanceof SigilloError && ['HSM_KEY_MISSING', 'HSM_KEY_MISMATCH', 'HSM_SELFTEST_FAILED'].includes(error.code));
+
+/** There is no TSU that may stamp: the token is as good as ever, and so is the request. */
+export const isNoTsu = (error: unknown): error is SigilloError => error instanceof SigilloError && error.code === 'TSU_NONE_ACTIVE';
 
 export class TsuUnits {
   readonly #data: StampWorkerData;

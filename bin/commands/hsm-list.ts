@@ -1,4 +1,4 @@
-/** `sigillo hsm list`: the slots of the configuration as their signers tell of them, and the keys that are in them. */
+/** `sigillo hsm list`: the slots of the configuration as their processes tell of them, and the keys that are in them. */
 import type { SigilloError } from '../../config/errors.ts';
 import { loadConfig } from '../../config/load.ts';
 import type { Config } from '../../config/schema.ts';
@@ -106,10 +106,12 @@ const errorText = (at: string, code: string, message: string): string =>
   shorten(printable(`${at.slice(0, 19).replace('T', ' ')} ${code}: ${message}`), errorCharacters);
 
 const toldCells = (told: ToldSlot): string[] => {
-  const { node, since, sessions, signatures, lastError } = told.status;
+  const { node, purpose, process: name, since, sessions, signatures, lastError } = told.status;
   const state = believedState(told);
   const serves = state === 'serving';
   return [
+    purpose,
+    name,
     state,
     since.slice(0, 19).replace('T', ' '),
     node,
@@ -118,7 +120,7 @@ const toldCells = (told: ToldSlot): string[] => {
     lastError === undefined ? '-' : errorText(lastError.at, lastError.code, lastError.message),
   ];
 };
-const nothingTold = ['-', '-', '-', '-', '-', '-'];
+const nothingTold = ['-', '-', '-', '-', '-', '-', '-', '-'];
 
 const slotRows = ({ slots, told, looks }: Picture): string[][] => {
   const hereCell = (label: string): string => {
@@ -152,7 +154,20 @@ const keyRows = ({ looks, known }: Picture): string[][] =>
   );
 
 const printTables = (picture: Picture): void => {
-  const titles = ['SLOT', 'PURPOSES', 'STATE', 'SINCE (UTC)', 'HOST', 'SESSIONS', 'SIGN/S', 'LAST ERROR (UTC)', 'HERE', 'MODULE'];
+  const titles = [
+    'SLOT',
+    'PURPOSES',
+    'FOR',
+    'BY',
+    'STATE',
+    'SINCE (UTC)',
+    'HOST',
+    'SESSIONS',
+    'SIGN/S',
+    'LAST ERROR (UTC)',
+    'HERE',
+    'MODULE',
+  ];
   print(table([titles, ...slotRows(picture)]));
   const keys = keyRows(picture);
   if (keys.length > 0) print(`\n${table([['SLOT', 'KEY', 'TYPE', 'NON-EXTRACTABLE', 'SENSITIVE', 'LOCAL', 'BELONGS TO'], ...keys])}`);

@@ -159,7 +159,10 @@ describe('sigillo hsm', { skip: withoutFaultyModule || redisServerMissing() }, (
 
     test('list: tables with the slots and their keys, and what these are for', async () => {
       const stdout = await runWell('list');
-      assert.match(stdout, /^SLOT\s+PURPOSES\s+STATE\s+SINCE \(UTC\)\s+HOST\s+SESSIONS\s+SIGN\/S\s+LAST ERROR \(UTC\)\s+HERE\s+MODULE\n/);
+      assert.match(
+        stdout,
+        /^SLOT\s+PURPOSES\s+FOR\s+BY\s+STATE\s+SINCE \(UTC\)\s+HOST\s+SESSIONS\s+SIGN\/S\s+LAST ERROR \(UTC\)\s+HERE\s+MODULE\n/,
+      );
       assert.match(stdout, /\nslot one +spare +RSA 2048 +yes +yes +yes +-\n/);
       assert.match(stdout, /\nslot two +our tsu +EC P-256 +(yes|no) +yes +no +-\n/, 'imported, not made there');
       assert.match(stdout, /\nrecords +sigillo-journal +EC P-256 +yes +yes +yes +journal\n/);
@@ -295,7 +298,11 @@ describe('sigillo hsm', { skip: withoutFaultyModule || redisServerMissing() }, (
         ['our tsu'],
       );
       assert.equal(serving?.signers[0]?.sessions.max, 32);
-      assert.match(await runWell('list', '--no-login'), /slot two +timestamp +serving .* \d+ of 32 /);
+      assert.match(await runWell('list', '--no-login'), /slot two +timestamp +timestamp +signer +serving .* \d+ of 32 /);
+
+      const journal = await told('records');
+      assert.deepEqual([journal?.purpose, journal?.process, journal?.state], ['journal', `signer of ${failing}`, 'serving']);
+      assert.match(await runWell('list', '--no-login'), /records +journal +journal +signer of slot two +serving .* 1 of 1 /);
 
       module.token(failing).fail('C_GetSessionInfo', pkcs11.CKR_DEVICE_REMOVED, { times: 1 });
       assert.equal(await first.ended, 75, first.output());
@@ -304,7 +311,11 @@ describe('sigillo hsm', { skip: withoutFaultyModule || redisServerMissing() }, (
       assert.deepEqual(failed?.failures, { device: 1 });
       assert.deepEqual([failed?.lastError?.class, failed?.lastError?.code], ['device', 'HSM_DEVICE']);
       assert.match(failed?.lastError?.message ?? '', /CKR_DEVICE_REMOVED/);
-      assert.match(await runWell('list'), /slot two +timestamp +failed .*HSM_DEVICE.* open +\S+\n/, 'the token opens here');
+      assert.match(
+        await runWell('list'),
+        /slot two +timestamp +timestamp +signer +failed .*HSM_DEVICE.* open +\S+\n/,
+        'the token opens here',
+      );
 
       const second = await startSigner(failing);
       await until(
@@ -353,7 +364,7 @@ describe('sigillo hsm', { skip: withoutFaultyModule || redisServerMissing() }, (
       const slots = await list();
       assert.equal(slots[1]?.error?.code, 'HSM_PIN_REFUSED');
       assert.equal(slots[0]?.keys?.length, 1, 'the others are listed');
-      assert.match(await runWell('list'), /slot two +timestamp +pin-refused .* HSM_PIN_REFUSED +\S+\n/);
+      assert.match(await runWell('list'), /slot two +timestamp +timestamp +signer +pin-refused .* HSM_PIN_REFUSED +\S+\n/);
       assert.equal((await run('selftest', '--slot', failing)).code, 1);
       assert.equal(module.token(failing).counters.loginsRefused, 1);
       const refusals = (await events('hsm.')).filter(({ kind }) => kind === 'hsm.pinRefused');

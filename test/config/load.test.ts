@@ -189,6 +189,27 @@ describe('schema of the configuration', () => {
     assert.doesNotThrow(() => parseConfig({ ...installed, hsm: { ...installed.hsm, slots: apart } }));
   });
 
+  test('a module has one environment: it is loaded once in a process', () => {
+    const [slot] = installed.hsm.slots;
+    const hsm = (first: object, second: object, more: object = {}) => ({
+      ...installed,
+      hsm: {
+        ...installed.hsm,
+        ...more,
+        slots: [
+          { ...slot, ...first },
+          { ...slot, label: 'b', ...second },
+        ],
+      },
+    });
+    const [x, y] = [{ environment: { CONF: '/x' } }, { environment: { CONF: '/y' } }];
+    refused(hsm(x, y), 'hsm.slots.1.environment');
+    refused(hsm({}, y), 'hsm.slots.1.environment');
+    refused(hsm({}, { ...y, module: '/lib/p11.so' }), 'hsm.slots.1.environment');
+    refused(hsm({}, y, { environment: { CONF: '/x' } }), 'hsm.slots.1.environment');
+    for (const good of [hsm(x, x), hsm({}, y, y), hsm(x, { ...y, module: '/lib/other.so' })]) assert.doesNotThrow(() => parseConfig(good));
+  });
+
   test('anonymous on a public address needs a second yes', () => {
     for (const host of ['0.0.0.0', '::', '192.0.2.1', 'example.org', '127.example.org', '1270.0.0.1']) {
       assert.throws(() => parseConfig({ public: { host } }), { code: 'CONFIG_ANONYMOUS_PUBLIC' }, host);

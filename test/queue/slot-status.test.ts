@@ -18,9 +18,11 @@ import { redisServerMissing, startTestRedis, type TestRedis } from '../support/r
 
 const at = '2026-11-22T10:00:00.000Z';
 const statusOf = (slot: string, more: Partial<SlotStatus> = {}): SlotStatus => ({
-  version: 1,
+  version: 2,
   node: 'node-1',
   slot,
+  purpose: 'timestamp',
+  process: 'signer',
   module: '/usr/lib/module.so',
   state: 'serving',
   since: at,
@@ -54,13 +56,30 @@ describe('what is told of slots', { skip: redisServerMissing() }, () => {
       [failed, statusOf('b')],
     );
     for (const { ageMs } of told) assert.ok(ageMs >= 0 && ageMs < 5_000, String(ageMs));
-    assert.deepEqual(await readSlot(redis, { node: 'node-1', slot: 'a' }), failed);
-    assert.equal(await readSlot(redis, { node: 'node-2', slot: 'a' }), undefined);
+    const holder = { node: 'node-1', slot: 'a', purpose: 'timestamp', process: 'signer' } as const;
+    assert.deepEqual(await readSlot(redis, holder), failed);
+    for (const other of [{ node: 'node-2' }, { purpose: 'journal' as const }, { process: 'signer of a' }])
+      assert.equal(await readSlot(redis, { ...holder, ...other }), undefined);
+  });
+
+  test('a slot is told of once for each purpose and process', async () => {
+    const journal = { purpose: 'journal', process: 'signer of b' } as const;
+    for (const status of [statusOf('a', journal), statusOf('b'), statusOf('a'), statusOf('a', { ...journal, process: 'signer of a' })])
+      await tellSlot(redis, status);
+    assert.deepEqual(
+      (await readSlots(redis)).map(({ status }) => [status.slot, status.purpose, status.process]),
+      [
+        ['a', 'journal', 'signer of a'],
+        ['a', 'journal', 'signer of b'],
+        ['a', 'timestamp', 'signer'],
+        ['b', 'timestamp', 'signer'],
+      ],
+    );
   });
 
   test('what another release tells, or nobody tells any more, holds nothing up', async () => {
     await tellSlot(redis, statusOf('a'));
-    await redis.hset(slotStatusKey, 'old', `${Date.now() - 8 * 86_400_000} {}`, 'new', `${Date.now()} {"version":2}`, 'torn', 'x');
+    await redis.hset(slotStatusKey, 'old', `${Date.now() - 8 * 86_400_000} {}`, 'new', `${Date.now()} {"version":3}`, 'torn', 'x');
     assert.deepEqual(
       (await readSlots(redis)).map(({ status }) => status.slot),
       ['a'],
@@ -84,6 +103,8 @@ test('metrics of slots: one that failed is down and counted, and without Redis t
     { status: statusOf('b', { state: 'failed' }), ageMs: 60_000 },
     { status: statusOf('c'), ageMs: 60_000 },
     { status: statusOf('d', { state: 'pin-refused' }), ageMs: 86_400_000 },
+    { status: statusOf('e', { purpose: 'journal', process: 'signer of a' }), ageMs: 0 },
+    { status: statusOf('e', { purpose: 'journal', process: 'signer of b', state: 'failed' }), ageMs: 0 },
   ];
   const registry = new Registry();
   registerSlotMetrics(registry, () => told());
@@ -94,12 +115,19 @@ test('metrics of slots: one that failed is down and counted, and without Redis t
     ['b', 0],
     ['c', 0],
   ])
-    assert.ok(first.includes(`hsm_slot_up{node="node-1",slot="${slot}"} ${up}`), first.join('\n'));
-  assert.ok(first.includes('hsm_slot_failures_total{node="node-1",slot="b",class="device"} 2'));
-  assert.ok(first.includes('hsm_slot_failures_total{node="node-1",slot="b",class="credential"} 0'));
+    assert.ok(first.includes(`hsm_slot_up{node="node-1",slot="${slot}",purpose="timestamp",process="signer"} ${up}`), first.join('\n'));
+  for (const [name, up] of [
+    ['a', 1],
+    ['b', 0],
+  ])
+    assert.ok(first.includes(`hsm_slot_up{node="node-1",slot="e",purpose="journal",process="signer of ${name}"} ${up}`), first.join('\n'));
+  const b = 'node="node-1",slot="b",purpose="timestamp",process="signer"';
+  assert.ok(first.includes(`hsm_slot_failures_total{${b},class="device"} 2`));
+  assert.ok(first.includes(`hsm_slot_failures_total{${b},class="credential"} 0`));
+  assert.ok(first.includes(`hsm_slot_signatures_total{${b}} 7`));
   const refused = first.filter((line) => /^hsm_slot_pin_refused.* 1$/.test(line));
-  assert.deepEqual(refused, ['hsm_slot_pin_refused{node="node-1",slot="d"} 1'], 'as long as it stays');
-  assert.ok(first.includes('hsm_slot_sessions_max{node="node-1",slot="a"} 32'));
+  assert.deepEqual(refused, ['hsm_slot_pin_refused{node="node-1",slot="d",purpose="timestamp",process="signer"} 1'], 'as long as it stays');
+  assert.ok(first.includes('hsm_slot_sessions_max{node="node-1",slot="a",purpose="timestamp",process="signer"} 32'));
   told = () => Promise.reject(new Error('away'));
   assert.deepEqual(await samples(), []);
 });

@@ -15,6 +15,7 @@ import type { EventDraft, EventKind } from '../../observability/journal/events.t
 import { nodeName } from '../../observability/journal/recorder.ts';
 import { requestCheckpointSignature } from '../../queue/checkpoint-signing.ts';
 import { journalKeys, laneKeys } from '../../queue/keys.ts';
+import { readSlots, type SlotStatus } from '../../queue/slot-status.ts';
 import { type SignerService, startSigner } from '../../signer/service.ts';
 import { redisServerMissing, startTestRedis, type TestRedis } from '../support/redis-server.ts';
 import { configOf, softhsmPath, temporaryFolder, withoutSofthsm } from '../support/token-home.ts';
@@ -49,6 +50,8 @@ describe('what a signer does for the journal', { skip: withoutSofthsm || redisSe
   };
   const ofKind = <K extends EventKind>(events: readonly EventDraft[], kind: K): Extract<EventDraft, { kind: K }>[] =>
     events.filter((event): event is Extract<EventDraft, { kind: K }> => event.kind === kind);
+  const toldOf = async (slot: string, purpose: string): Promise<SlotStatus | undefined> =>
+    (await readSlots(server.connect())).find(({ status }) => status.slot === slot && status.purpose === purpose)?.status;
   /** A whole life of a signer. @returns what the journal got of it */
   const live = async (during: (signer: SignerService) => Promise<void> = async () => undefined): Promise<EventDraft[]> => {
     await server.connect().del(journalKeys.events);
@@ -155,7 +158,12 @@ describe('what a signer does for the journal', { skip: withoutSofthsm || redisSe
       const metrics = JSON.stringify(await signer.metrics());
       assert.match(metrics, /"journal_key_up"[^}]*"values":\[\{"value":1/);
       assert.match(metrics, /"journal_events_lost_total"[^}]*"values":\[\{"value":0/);
+      await until('its slot is told of', async () => (await toldOf('sigillo-journal', 'journal'))?.signatures.total === 1);
+      const told = await toldOf('sigillo-journal', 'journal');
+      assert.deepEqual([told?.process, told?.state], ['signer of sigillo-timestamp', 'serving']);
+      assert.deepEqual(told?.sessions, { busy: 0, open: 1, max: 1 });
     });
+    assert.equal((await toldOf('sigillo-journal', 'journal'))?.state, 'stopped');
   });
 
   test('without its key the signer stamps, says so, and answers requests with the reason', async () => {
@@ -181,6 +189,9 @@ describe('what a signer does for the journal', { skip: withoutSofthsm || redisSe
       assert.match(JSON.stringify(await signer.metrics()), /"journal_key_up"[^}]*"values":\[\{"value":0/);
       const text = checkpointText({ origin: 'example.org/journal', size: 1, root: new Uint8Array(32) });
       await assert.rejects(requestCheckpointSignature(server.connect(), text, { deadlineMs: 3_000 }), { code: 'HSM_KEY_MISSING' });
+      await until('both are told of', async () => (await toldOf('sigillo-timestamp', 'timestamp'))?.state === 'serving');
+      const told = await toldOf('sigillo-timestamp', 'journal');
+      assert.deepEqual([told?.state, told?.lastError?.code, told?.sessions.open], ['failed', 'HSM_KEY_MISSING', 0]);
       // The server of this test keeps nothing on disk.
       assert.ok(lines.some(({ level, msg }) => level === 50 && /keeps less than journal.durability/.test(msg)));
     } finally {

@@ -50,18 +50,36 @@ test('Redis hiccups while a chain is published: what is compromised is dropped a
   follower.stop();
 });
 
-test('no TSU is left: the slot is given up', async () => {
+test('no TSU is left: none is used, until there is one again', async () => {
   const slotTsus = register([]);
+  const used: string[][] = [];
   const follower = followTsus({
     slotTsus,
     log: log as never,
     first: [tsu('old')],
     everyMs: 1,
     publish: async () => undefined,
-    use: () => undefined,
+    use: (tsus) => void used.push(tsus.map(({ id }) => id)),
   });
-  assert.equal((await follower.failed).code, 'TSU_NONE_ACTIVE');
+  await until('none is used', () => used.at(-1)?.length === 0);
+  slotTsus.change([tsu('next')]);
+  await until('the next one is used', () => used.at(-1)?.join() === 'next');
   follower.stop();
+});
+
+test('a first TSU whose time is over is none', async () => {
+  const over = { ...tsu('over'), usableUntilMs: Date.now() - 1 };
+  const slotTsus = register([over]);
+  let waited = 0;
+  const found = firstTsus(slotTsus, 'a', () => {
+    waited += 1;
+  });
+  await until('it is waited for another', () => waited > 0);
+  slotTsus.change([tsu('next')]);
+  assert.deepEqual(
+    (await found).map(({ id }) => id),
+    ['next'],
+  );
 });
 
 test('a first TSU that begins in a moment is waited for, though the register does not change any more', async () => {

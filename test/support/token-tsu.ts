@@ -10,6 +10,7 @@ import { createPaceMemory } from '../../signer/session-pace.ts';
 import { createTsuMemory } from '../../signer/shared-tsus.ts';
 import type { StampWorkerData, Tsu } from '../../signer/stamp-task.ts';
 import { generateKeyPair } from '../../signer/token-keys.ts';
+import { createRefusalMemory } from '../../signer/token-refusals.ts';
 import { testPolicy } from './software-tsu.ts';
 import { configOf } from './token-home.ts';
 
@@ -57,6 +58,7 @@ export const createTokenTsu = async (home: string): Promise<{ module: HsmModule;
     time: config.time,
     clockMemory: createClockMemory(),
     callMemory: createCallMemory(),
+    refusalMemory: createRefusalMemory(),
     paceMemory: createPaceMemory(0),
   };
   return { module, tsu, data };

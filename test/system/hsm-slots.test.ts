@@ -217,6 +217,27 @@ describe('a slot of two fails under load', { skip }, () => {
     });
   }
 
+  test('a slot that refuses everything, and at once, does not draw the work of the other; it comes back when it signs again', async () => {
+    const pid = service.requirePid('signer-2');
+    const load = await startLoad({ port: service.port, connections, keep: true });
+    try {
+      await untilSigns(two);
+      const rule = token().fail('C_Sign', pkcs11.CKR_MECHANISM_INVALID);
+      await until(
+        () => `the process is replaced${service.lastOutput}`,
+        () => service.pidOf('signer-2') !== pid,
+      );
+      await untilSigns(one, 2_000);
+      rule.clear();
+      await untilSigns(two);
+      const { counts } = await load.stop();
+      assert.deepEqual(Object.keys(counts).toSorted(), ['granted', 'refused:systemFailure'], JSON.stringify(counts));
+      assert.ok((counts['refused:systemFailure'] ?? 0) < 8, JSON.stringify(counts));
+    } finally {
+      load.abort();
+    }
+  });
+
   test('a PIN that is wrong after the slot failed is tried once; the other slot goes on; the right PIN and a restart bring it back', async () => {
     const pinFile = join(folder.path, 'pin of slot two');
     const before = token().counters;
