@@ -114,6 +114,16 @@ describe('a stamper that waits for none of its signatures', { skip: withoutFault
     );
   });
 
+  test('keys prove themselves side by side, and hold nothing up meanwhile', async () => {
+    const token = faulty.token(label);
+    token.delaySigning(500_000);
+    const stamping = stamp(new ConcurrentStamper(data), 4);
+    await until('all sessions sign their challenge', () => token.counters.signing === 4);
+    assert.equal(token.counters.signatures, 0, 'and none has waited for another');
+    assert.equal(stamped(await stamping).outcomes.granted, 4);
+    assert.equal(token.counters.signatures, 8);
+  });
+
   test('a token that has no room for more sessions is believed', async () => {
     const token = faulty.token(label);
     const stamper = new ConcurrentStamper(data);
@@ -151,18 +161,19 @@ describe('a stamper that waits for none of its signatures', { skip: withoutFault
     const stamper = new ConcurrentStamper(data);
     const token = faulty.token(label);
     stamped(await stamp(stamper, 8));
-    token.delaySigning(2_000);
-    const instant = Date.now() + 30;
+    token.delaySigning(10_000);
+    // Behind the proof of the new key in each session, and long before the end of a second of stamps.
+    const instant = Date.now() + 400;
     const next: Tsu = { ...tsu, id: 'ab'.repeat(32), activeFromMs: instant };
     writeTsus(data.tsuMemory, [tsu, next]);
-    const sections = sectionsOf(stamped(await stamp(stamper, 200)));
+    const sections = sectionsOf(stamped(await stamp(stamper, 400)));
     assert.deepEqual(
       sections.map((section) => section.tsu.toString('hex')),
       [tsu.id, next.id],
     );
     assert.ok(sections[0]?.answers.every(({ unixMillis }) => unixMillis < instant));
     assert.ok(sections[1]?.answers.every(({ unixMillis }) => unixMillis >= instant));
-    assert.equal(sections.flatMap(({ answers }) => answers).length, 200);
+    assert.equal(sections.flatMap(({ answers }) => answers).length, 400);
     assert.equal(await stamper.look(), undefined);
   });
 
