@@ -191,7 +191,7 @@ const metricsOf = ({ label, pool, journal, teller, clock, entriesBusy }: Metered
     slot: label,
     sessionsOpen: () => pool.atOnce,
     entriesBusy,
-    sessionsBusy: () => Math.min(pool.busy, pool.atOnce),
+    sessionsBusy: () => pool.signing,
     journalKeyUp: () => journal.keyUp,
     redisDurable: () => journal.durability.ok,
   });
@@ -223,7 +223,7 @@ const serveSlot = async ({ config, log, hsm, slot, command, teller, eventClock }
   responder = await joinLane({ config, log, command, blocking, pool, metrics, told });
   log.info({ slot: slot.label, tsu: current()?.id, key: current()?.keyLabel, threads: pool.threads }, 'signer: stamping');
   teller.serving(() => ({
-    sessions: { busy: Math.min(pool.busy, pool.atOnce), open: pool.atOnce, max: pool.atMost },
+    sessions: { busy: pool.signing, open: pool.atOnce, max: pool.atMost },
     tsus: tsus.filter(({ activeFromMs }) => activeFromMs <= Date.now()),
   }));
   const lane = responder;

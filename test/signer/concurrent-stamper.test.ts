@@ -3,6 +3,7 @@ import { createHash } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, afterEach, before, describe, test } from 'node:test';
+import { setImmediate as turn } from 'node:timers/promises';
 import pkcs11 from 'pkcs11js';
 import { homePaths } from '../../config/home.ts';
 import { oid } from '../../pki/der.ts';
@@ -224,25 +225,53 @@ describe('a stamper that waits for none of its signatures', { skip: withoutFault
     assert.ok(longest < 6 * paceMs, `a call has taken ${longest} ms`);
   });
 
-  test('the pool finds out by itself how many signatures a slow token makes at once', async () => {
-    const token = faulty.token(label);
-    token.delaySigning(3_000);
-    const pool = await StampingPool.start({ data, threads: 2, sessionsMax: 8, inline: false, callMsMax: 10_000, keepAliveMs: 60_000 });
+  /** A pool with batches of this size, so many at a time, until the condition holds. */
+  const load = async (
+    { threads, sessionsMax, batches, requests }: { threads: number; sessionsMax: number; batches: number; requests: number },
+    untilSeen: (pool: StampingPool) => Promise<unknown>,
+  ): Promise<void> => {
+    const pool = await StampingPool.start({ data, threads, sessionsMax, inline: false, callMsMax: 10_000, keepAliveMs: 60_000 });
     let going = true;
     const loop = async (): Promise<void> => {
-      while (going) assert.equal((await pool.stamp(Buffer.from(batchOf(32)), monotonicMs())).outcomes.granted, 32);
+      while (going) {
+        assert.equal((await pool.stamp(Buffer.from(batchOf(requests)), monotonicMs())).outcomes.granted, requests);
+        await turn(); // the next one comes from Redis
+      }
     };
-    const loops = [loop(), loop(), loop(), loop()];
+    const loops = Array.from({ length: batches }, loop);
     try {
-      assert.equal(pool.atOnce, 2);
-      await until('it has as many at once as it may', () => pool.atOnce === 8);
-      // libuv has four threads where nobody asked for more.
-      await until('the token sees them', () => token.counters.signingMost >= 4);
+      await untilSeen(pool);
     } finally {
       going = false;
       await Promise.all(loops);
       await pool.close();
     }
+  };
+
+  test('the pool finds out by itself how many signatures a slow token makes at once', async () => {
+    const token = faulty.token(label);
+    token.delaySigning(3_000);
+    await load({ threads: 2, sessionsMax: 8, batches: 4, requests: 32 }, async (pool) => {
+      assert.equal(pool.atOnce, 2);
+      await until('it has as many at once as it may', () => pool.atOnce === 8, 20_000);
+      // libuv has four threads where nobody asked for more.
+      await until('the token sees them', () => token.counters.signingMost >= 4);
+    });
+  });
+
+  test('a single batch for each thread is reason enough, when it has more requests than are in the token', async () => {
+    faulty.token(label).delaySigning(3_000);
+    await load({ threads: 2, sessionsMax: 8, batches: 2, requests: 32 }, (pool) =>
+      until('it has as many at once as it may', () => pool.atOnce === 8, 20_000),
+    );
+  });
+
+  test('batches of one request fill the token too', async () => {
+    const token = faulty.token(label);
+    token.delaySigning(3_000);
+    await load({ threads: 1, sessionsMax: 4, batches: 8, requests: 1 }, (pool) =>
+      until('there are four in the token', () => pool.signing === 4 && token.counters.signing === 4, 20_000),
+    );
   });
 
   test('a call that does not come back is seen, and ends the pool', async () => {
