@@ -161,6 +161,8 @@ const joinLane = ({ config, log, command, blocking, pool, metrics, told }: LaneP
     lane: 'timestamp',
     signerId: `${hostname()}-${process.pid}-${randomBytes(4).toString('hex')}`,
     capacity: pool.threads * config.signer.batchesPerWorker,
+    // With one signature at once for each thread that is never more than these entries hold.
+    requestsWanted: () => pool.atOnce * config.signer.batchesPerWorker,
     deadAfterMs: config.signer.deadAfterMs,
     deadlineMs: config.timestamp.deadlineMs,
     work: createWork(pool, metrics, told),
@@ -224,6 +226,7 @@ const serveSlot = async ({ config, log, hsm, slot, command, teller, eventClock }
   log.info({ slot: slot.label, tsu: current()?.id, key: current()?.keyLabel, threads: pool.threads }, 'signer: stamping');
   teller.serving(() => ({
     sessions: { busy: pool.signing, open: pool.atOnce, max: pool.atMost },
+    threads: pool.threads,
     tsus: tsus.filter(({ activeFromMs }) => activeFromMs <= Date.now()),
   }));
   const lane = responder;

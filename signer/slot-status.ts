@@ -52,6 +52,7 @@ const failureClassOf = (error: unknown): FailureClass => {
 /** What is asked every second. */
 export interface SlotFigures {
   readonly sessions: SlotStatus['sessions'];
+  readonly threads: number;
   readonly tsus: readonly Tsu[];
 }
 
@@ -64,7 +65,7 @@ export interface SlotTellerOptions {
   readonly clock?: TellClock;
 }
 
-const nothingYet: SlotFigures = { sessions: { busy: 0, open: 0, max: 0 }, tsus: [] };
+const nothingYet: SlotFigures = { sessions: { busy: 0, open: 0, max: 0 }, threads: 0, tsus: [] };
 
 export class SlotTeller {
   readonly #options: SlotTellerOptions;
@@ -184,7 +185,7 @@ export class SlotTeller {
 
   #status(): SlotStatus {
     const { label, modulePath } = this.#options.slot;
-    const { sessions, tsus } = this.#figures();
+    const { sessions, threads, tsus } = this.#figures();
     return {
       version: 1,
       node: nodeName(),
@@ -195,6 +196,7 @@ export class SlotTeller {
       processId: process.pid,
       startedAt: this.#startedAt,
       sessions,
+      threads,
       signatures: { total: this.#total, perSecond: this.#rate() },
       keys: tsus.map(({ keyLabel, scheme, id, activeFromMs }) => ({
         label: keyLabel,
