@@ -1,9 +1,10 @@
 /**
- * What slots and their keys cost: how busy a slow token is kept, whether two tokens are at least as fast as one, and what clients see of
- * a change of keys.
+ * What slots and their keys cost: how busy a slow token is kept, by a pool alone and by a whole service, whether two tokens are at least
+ * as fast as one, and what clients see of a change of keys.
  */
 import { Helper } from './child-process.ts';
 import { checkCorrectness } from './correctness.ts';
+import { farTokenPasses, formatFarToken, measureFarToken } from './far-token.ts';
 import type { LoadAnswer, LoadJob, LoadResult } from './load-job.ts';
 import type { Progress } from './measure.ts';
 import type { Durability, Plan } from './options.ts';
@@ -137,6 +138,7 @@ const aroundSwitches = (timeline: readonly (readonly [number, number])[], switch
 
 export const benchHsm = async (options: HsmBenchOptions, say: Progress): Promise<HsmBenchResult> => {
   const slow = await measureSlowTokens(options, say);
+  const far = await measureFarToken(options, say);
   const slots = await compareTokens(options, say);
   const { result, switchesMs } = await watchRotations(options, say);
   const timeline = result.timeline ?? [];
@@ -144,14 +146,15 @@ export const benchHsm = async (options: HsmBenchOptions, say: Progress): Promise
   const busy = slow.every(({ reached, possible }) => reached / possible >= busyShareMin);
   const lines = [
     `How busy a slow token is kept (wanted: ${busyShareMin.toFixed(2)})\n\n${formatSlow(slow)}`,
+    `How busy a gateway keeps one, in a whole service (wanted: ${busyShareMin.toFixed(2)})\n\n${formatFarToken(far)}`,
     `Two tokens beside one, each with keys of its own\n\n${formatTokens(slots)}`,
     `${switchesMs.length} changes of keys at ${perSecond(rotationRate)}: ${result.errors} errors; p50 ${near.p50.toFixed(2)} ms and p99 ${near.p99.toFixed(1)} ms ` +
       `within 0.1 s of a change, ${others.p50.toFixed(2)} ms and ${others.p99.toFixed(1)} ms elsewhere`,
   ];
   return {
     text: lines.join('\n\n'),
-    data: { slow, slots, rotation: { switchesMs, errors: result.errors, latencyMs: result.latencyMs, near, others } },
+    data: { slow, far, slots, rotation: { switchesMs, errors: result.errors, latencyMs: result.latencyMs, near, others } },
     picture: drawRotations(timeline, switchesMs, rotationMs),
-    passed: busy && tokensPass(slots) && result.errors === 0,
+    passed: busy && farTokenPasses(far) && tokensPass(slots) && result.errors === 0,
   };
 };

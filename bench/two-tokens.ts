@@ -3,21 +3,16 @@
  * where a second one is twice the hardware, and SoftHSM, whose signatures are made by the same cores whatever token they are asked of,
  * so that what a second signer process costs is all that there is to see.
  */
-import { mkdtempSync } from 'node:fs';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
-import { FaultyModule } from '../test/support/faulty-module/faulty-module.ts';
-import { OperatorTokens } from '../test/support/operator-tokens.ts';
-import { softhsmPath } from '../test/support/token-home.ts';
-import { Helper, onCleanup, removeAtEnd } from './child-process.ts';
+import { Helper } from './child-process.ts';
 import { checkCorrectness } from './correctness.ts';
 import type { LoadAnswer, LoadJob } from './load-job.ts';
 import type { Progress } from './measure.ts';
 import type { Durability, Plan } from './options.ts';
 import { formatTable } from './report.ts';
 import { queryTemplate } from './requests.ts';
-import { type RunningService, startService } from './service.ts';
+import type { RunningService } from './service.ts';
 import { median } from './statistics.ts';
+import { type SlowToken, startTokenService } from './token-service.ts';
 
 export interface TwoTokensOptions {
   readonly threads: number;
@@ -35,32 +30,9 @@ export interface TwoTokensRow {
 
 const answerShareMin = 0.9;
 /** 1,600 signatures a second of each token: two are far below what the cores allow. */
-const slowToken = { latencyMicros: 5_000, parallel: 8 } as const;
+const slowToken: SlowToken = { latencyMicros: 5_000, parallel: 8 };
 /** Until the signers have found out how many signatures at once the token makes. */
 const slowWarmupMs = 8_000;
-
-/** Starts a service whose stamps come from these tokens. */
-const startWith = async (labels: readonly string[], isSlow: boolean, options: TwoTokensOptions): Promise<RunningService> => {
-  const folder = mkdtempSync(join(tmpdir(), 'sigillo-bench-'));
-  removeAtEnd(folder);
-  const tokens = new OperatorTokens(folder);
-  for (const label of [...labels, 'authority']) await tokens.addToken(label);
-  const real = { modulePath: softhsmPath as string, environment: tokens.environment };
-  const slow = isSlow ? new FaultyModule(real, folder) : undefined;
-  if (slow !== undefined) onCleanup(() => slow.close());
-  for (const label of slow === undefined ? [] : labels) {
-    const token = slow?.token(label);
-    token?.delaySigning(slowToken.latencyMicros);
-    token?.limitSigning(slowToken.parallel);
-  }
-  const { pinFile } = tokens;
-  const slots = [
-    ...labels.map((label) => ({ label, purposes: ['timestamp'], pinFile })),
-    { label: 'authority', purposes: ['authority', 'journal'], pinFile },
-  ];
-  const { modulePath: module, environment } = slow ?? real;
-  return startService({ ...options, algorithm: 'ec-p256', settings: { hsm: { mode: 'module', module, environment, slots } } });
-};
 
 const compare = async (
   token: TwoTokensRow['token'],
@@ -69,8 +41,10 @@ const compare = async (
   say: Progress,
 ): Promise<TwoTokensRow[]> => {
   const { plan } = options;
+  const slow = token === 'slow' ? slowToken : undefined;
   const services: RunningService[] = [];
-  for (const labels of [['one'], ['one', 'two']]) services.push(await startWith(labels, token === 'slow', options));
+  for (const labels of [['one'], ['one', 'two']])
+    services.push(await startTokenService({ ...options, algorithm: 'ec-p256', labels, slow }));
   const load = new Helper<LoadJob, LoadAnswer>('./load-process.ts');
   const template = queryTemplate({ certReq: false });
   const { replyBytes } = await checkCorrectness((services[0] as RunningService).origin, 1);

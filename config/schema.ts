@@ -121,7 +121,7 @@ const hsmSchema = z
 const signerSchema = z.strictObject({
   /** Worker threads, each with a PKCS#11 session of its own; unset: one for each core. */
   workers: z.int().min(1).max(256).optional(),
-  /** Batches handed to one worker at once: one being signed, the others waiting in its memory rather than in Redis. */
+  /** Batches handed to one worker at once, all but one waiting in its memory rather than in Redis; or requests for each signature at once, if more. */
   batchesPerWorker: z.int().min(1).max(16).default(2),
   /** A signer that has not read for so long counts as dead, and its entries are claimed by a living one. */
   deadAfterMs: z.int().min(500).max(60_000).default(2_000),
@@ -170,9 +170,9 @@ const timestampSchema = z.strictObject({
   deadlineMs: z.int().min(100).max(60_000).default(5_000),
   /** Stamps in flight in one gateway; one more is refused with 503. */
   inFlightMax: z.int().min(1).max(100_000).default(4_096),
-  /** Stream entries of one gateway without a reply, beyond which new requests wait and form a larger batch. */
+  /** Stream entries of one gateway without a reply, beyond which requests wait until they fill one that the tokens have room for, or for a reply. */
   entriesOutstandingMax: z.int().min(1).max(64).default(4),
-  /** Requests in one stream entry, which one worker signs in one go; unset: as many as the algorithm signs in a few milliseconds (gateway/batch-size.ts). */
+  /** Requests in one stream entry at most, which one worker signs in one go; unset: as many as the algorithm signs in a few milliseconds (gateway/entry-sizes.ts). */
   batchMax: z.int().min(1).max(256).optional(),
   /** Imprints in one POST /v1/timestamps. */
   imprintsMax: z.int().min(1).max(10_000).default(1_000),

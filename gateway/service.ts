@@ -26,9 +26,9 @@ import { connectRedis, type RedisClient, redisHealth } from '../queue/redis.ts';
 import { readSlots } from '../queue/slot-status.ts';
 import { createAccessGuard } from './access-guard.ts';
 import { createArchiveApp } from './archive-app.ts';
-import { batchSizes } from './batch-size.ts';
 import { type ClientAccess, createClientAccess } from './client-access.ts';
 import { createEntrySearching } from './entry-search.ts';
+import { entrySizes } from './entry-sizes.ts';
 import { jsonError, textError } from './http-request.ts';
 import { createJournalApp } from './journal-app.ts';
 import { type JournalBacklog, watchJournalBacklog } from './journal-backlog.ts';
@@ -38,6 +38,7 @@ import { createPublishedCertificates, readRoots } from './published-certificates
 import { createCheckpointSource } from './published-checkpoint.ts';
 import { createRefusalRecording } from './refusal-recording.ts';
 import { createRepositoryApp } from './repository-app.ts';
+import { followSlotCapacities } from './slot-capacities.ts';
 import { createStampReading } from './stamp-reading.ts';
 import { createStamping } from './stamping.ts';
 import { createTimestampsApp } from './timestamps-app.ts';
@@ -232,8 +233,7 @@ export const startGateway = async (config: Config, log: Logger): Promise<Gateway
     lane: 'timestamp',
     gatewayId: randomBytes(8).toString('hex'),
     inFlightMax: timestamp.inFlightMax,
-    entriesOutstandingMax: timestamp.entriesOutstandingMax,
-    ...batchSizes(timestamp),
+    ...entrySizes(timestamp),
     deadlineMs: timestamp.deadlineMs,
     onBatch: metrics.batch,
     onReadError: (error) => log.warn({ err: error }, 'lane: replies cannot be read, trying on'),
@@ -245,6 +245,7 @@ export const startGateway = async (config: Config, log: Logger): Promise<Gateway
   void recordStart(recorder, command, { process: processName, config, version: release });
   const requester = lane;
   const open = server;
+  const capacities = followSlotCapacities({ redis: command, use: (slots) => requester.resize(entrySizes(timestamp, slots)) });
 
   return {
     metrics: () => metrics.registry.getMetricsAsJSON(),
@@ -253,6 +254,7 @@ export const startGateway = async (config: Config, log: Logger): Promise<Gateway
       await open.close();
       access.close();
       backlog.close();
+      capacities.close();
       await Promise.all([requester.close(), source.close(), searching.close()]);
       recordStop(recorder, processName, reason);
       await recorder.close();

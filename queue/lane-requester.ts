@@ -2,9 +2,9 @@
  * The gateway's end of a lane: collects requests into batches, sends them, and hands each answer to who asked.
  *
  * Batches form by themselves: on an idle lane whatever has arrived goes out at once. While entries are without a reply,
- * another one goes out when `batchMin` requests wait, up to `entriesOutstandingMax` entries; the rest grows until a reply
- * comes. Every request is answered exactly once: with the
- * signer's answer, with `expired` at its deadline, or with `unavailable` when Redis did not take it.
+ * another one goes out when `batchMin` requests wait, up to `entriesOutstandingMax` entries, and beyond those, where the signers
+ * hold more at once, when there are enough for a full one; the rest grows until a reply comes. Every request is answered exactly once:
+ * with the signer's answer, with `expired` at its deadline, or with `unavailable` when Redis did not take it.
  */
 import { setTimeout as delay, setImmediate as turn } from 'node:timers/promises';
 import { type AnswerBlock, type AnswerSection, decodeAnswerBlock, type StampOutcome } from './answer-block.ts';
@@ -18,7 +18,19 @@ export type LaneAnswer =
   | { readonly kind: 'expired' }
   | { readonly kind: 'unavailable' };
 
-export interface LaneRequesterOptions {
+/** How requests become entries. */
+export interface EntrySizes {
+  /** Requests in one entry at most. */
+  readonly batchMax: number;
+  /** Fewer requests than this wait while an earlier entry is without a reply, whose arrival sends them at the latest. */
+  readonly batchMin: number;
+  /** Entries without a reply, whatever is in them. */
+  readonly entriesOutstandingMax: number;
+  /** So many more, each of which is full when it goes: small ones would cost their way each, and bring the signers little to do. */
+  readonly fullEntriesBesides: number;
+}
+
+export interface LaneRequesterOptions extends EntrySizes {
   readonly command: RedisClient;
   readonly blocking: RedisClient;
   readonly lane: LaneName;
@@ -26,10 +38,6 @@ export interface LaneRequesterOptions {
   readonly gatewayId: string;
   /** Requests in flight; one more is not taken. Bounds memory: about 1 KB each with its answer. */
   readonly inFlightMax: number;
-  readonly entriesOutstandingMax: number;
-  /** Fewer requests than this wait while an earlier entry is without a reply, whose arrival sends them at the latest. */
-  readonly batchMin: number;
-  readonly batchMax: number;
   readonly deadlineMs: number;
   readonly onBatch: (requests: number) => void;
   /** Told at the first of several failures of the reply reader in a row; it goes on by itself. */
@@ -66,6 +74,7 @@ export class LaneRequester {
   readonly #options: LaneRequesterOptions;
   readonly #keys: LaneKeys;
   readonly #repliesKey: string;
+  #sizes: EntrySizes;
   /** Accepted, not sent yet. Slots that expire here stay, settled, until they are dequeued. */
   #waiting: Slot[] = [];
   /** Everything accepted in order of arrival, which is the order of the deadlines. */
@@ -86,6 +95,7 @@ export class LaneRequester {
   /** Starts the requester; it reads replies until `close`. */
   constructor(options: LaneRequesterOptions) {
     this.#options = options;
+    this.#sizes = options;
     this.#keys = laneKeys(options.lane);
     this.#repliesKey = this.#keys.replies(options.gatewayId);
     this.#sweeper = setInterval(() => this.#sweep(), sweepMs);
@@ -98,6 +108,12 @@ export class LaneRequester {
 
   get entriesOutstanding(): number {
     return this.#entries.size;
+  }
+
+  /** From now on entries are formed like this; those that are on their way stay as they are. */
+  resize(sizes: EntrySizes): void {
+    this.#sizes = sizes;
+    if (this.#isWorthAnEntry()) this.#scheduleFlush();
   }
 
   /** True when `count` more requests would be taken now. */
@@ -121,7 +137,7 @@ export class LaneRequester {
     this.#arrivals.push(slot);
     this.#waiting.push(slot);
     this.#inFlight += 1;
-    if (this.#entries.size < this.#options.entriesOutstandingMax) this.#scheduleFlush();
+    if (this.#isWorthAnEntry()) this.#scheduleFlush();
     return true;
   }
 
@@ -170,8 +186,8 @@ export class LaneRequester {
 
   #flush(): void {
     this.#flushScheduled = false;
-    const { entriesOutstandingMax, batchMax } = this.#options;
-    while (this.#waiting.length > 0 && this.#entries.size < entriesOutstandingMax && this.#isWorthAnEntry()) {
+    const { batchMax } = this.#sizes;
+    while (this.#isWorthAnEntry()) {
       const slots = this.#waiting.slice(0, batchMax).filter((slot) => !slot.settled);
       this.#waiting = this.#waiting.slice(batchMax);
       if (slots.length > 0) this.#send(slots);
@@ -179,7 +195,12 @@ export class LaneRequester {
   }
 
   #isWorthAnEntry(): boolean {
-    return this.#entries.size === 0 || this.#waiting.length >= this.#options.batchMin;
+    const { batchMax, batchMin, entriesOutstandingMax, fullEntriesBesides } = this.#sizes;
+    const outstanding = this.#entries.size;
+    const waiting = this.#waiting.length;
+    if (outstanding === 0) return waiting > 0;
+    if (outstanding < entriesOutstandingMax) return waiting >= batchMin;
+    return waiting >= batchMax && outstanding < entriesOutstandingMax + fullEntriesBesides;
   }
 
   #send(slots: readonly Slot[]): void {
@@ -206,7 +227,7 @@ export class LaneRequester {
   }
 
   #endEntry(number: number): void {
-    if (this.#entries.delete(number) && this.#waiting.length > 0) this.#scheduleFlush();
+    if (this.#entries.delete(number) && this.#isWorthAnEntry()) this.#scheduleFlush();
   }
 
   #sweep(): void {

@@ -10,6 +10,7 @@ import { setTimeout as delay, setImmediate as turn } from 'node:timers/promises'
 import { type LaneKeys, type LaneName, laneKeys, signerGroup } from './keys.ts';
 import { blockMs, type RedisClient } from './redis.ts';
 import { createRedisClock, monotonicMs, type RedisClock } from './redis-clock.ts';
+import { countStampRequests } from './stamp-messages.ts';
 
 /** One batch of requests, as it was read. */
 export interface LaneEntry {
@@ -42,6 +43,11 @@ export interface LaneResponderOptions {
   readonly signerId: string;
   /** Entries worked on at once; what is claimed while a read waits may double it for a moment. */
   readonly capacity: number;
+  /**
+   * Requests that it can make use of at once now. While it has fewer, it reads on behind `capacity` entries, one at a time: a signer
+   * that took more than it needs would keep it from the others.
+   */
+  readonly requestsWanted: () => number;
   readonly deadAfterMs: number;
   /** Longest time any gateway waits for an answer. */
   readonly deadlineMs: number;
@@ -82,6 +88,8 @@ export class LaneResponder {
   readonly #clock: RedisClock;
   /** Entries being worked on, by id. */
   readonly #tasks = new Map<string, Promise<void>>();
+  /** In those entries. */
+  #requests = 0;
   #closing = false;
   #reading = true;
   #whenFree: (() => void) | undefined;
@@ -183,13 +191,22 @@ export class LaneResponder {
   }
 
   async #freePlaces(): Promise<number> {
-    const { capacity } = this.#options;
-    while (this.#tasks.size >= capacity && !this.#closing) {
+    let places = this.#places();
+    while (places === 0 && !this.#closing) {
       await new Promise<void>((resolve) => {
         this.#whenFree = resolve;
       });
+      places = this.#places();
     }
-    return capacity - this.#tasks.size;
+    return places;
+  }
+
+  /** Entries that there is room for. */
+  #places(): number {
+    const { capacity, requestsWanted } = this.#options;
+    const left = capacity - this.#tasks.size;
+    if (left > 0) return left;
+    return this.#requests < requestsWanted() ? 1 : 0;
   }
 
   /** NOGROUP: Redis was emptied or replaced under us. */
@@ -217,7 +234,10 @@ export class LaneResponder {
       payload,
       enteredAtMs: this.#clock.toMonotonicMs(Number(text.split('-', 1)[0])),
     };
+    const requests = countStampRequests(payload);
+    this.#requests += requests;
     const task = this.#handle(entry).finally(() => {
+      this.#requests -= requests;
       this.#tasks.delete(text);
       this.#whenFree?.();
     });
@@ -312,9 +332,9 @@ export class LaneResponder {
   }
 
   async #claimFrom(dead: string, idleMsMin: number): Promise<void> {
-    const { command, capacity, on, signerId } = this.#options;
-    const room = Math.min(claimsAtOnce, capacity - this.#tasks.size);
-    if (room <= 0) return;
+    const { command, on, signerId } = this.#options;
+    const room = Math.min(claimsAtOnce, this.#places());
+    if (room === 0) return;
     const pending = (await command.xpending(this.#keys.requests, signerGroup, '-', '+', room, dead)) as [string, ...unknown[]][];
     const ids = pending.map(([id]) => id);
     if (ids.length === 0) return;

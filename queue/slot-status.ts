@@ -2,8 +2,9 @@
  * What is told of slots in Redis: one field for each slot of each host, for each purpose that a process has it for, told anew every
  * second by that process.
  *
- * It is for people and alarms; nothing is decided by it. What a process has told last stays when it ends, so a slot that has failed is
- * seen as failed while nobody serves it, and one that nobody tells of any more is seen by the age of what was told.
+ * It is for people and alarms, and for gateways, which send as much at once as the tokens can hold (gateway/entry-sizes.ts); nothing else
+ * is decided by it. What a process has told last stays when it ends, so a slot that has failed is seen as failed while nobody serves it,
+ * and one that nobody tells of any more is seen by the age of what was told.
  */
 import { readFileSync } from 'node:fs';
 import { z } from 'zod';
@@ -53,6 +54,8 @@ const statusSchema = z.strictObject({
   startedAt: instant,
   /** For signing: in use now, open, and the most that there can be. */
   sessions: z.strictObject({ busy: count, open: count, max: count }),
+  /** Threads that sign. With more sessions open than these, each signs several requests of an entry at once. */
+  threads: count.optional(),
   /** By this process: all, and for each second of the last ten. */
   signatures: z.strictObject({ total: count, perSecond: z.number().min(0) }),
   /** Keys that may stamp in it, the one that does first. */

@@ -64,7 +64,12 @@ class AuthoritySlot {
     try {
       this.#authority.look();
       // A session is opened for each signature.
-      this.#teller.serving(() => ({ sessions: { busy: 0, open: 0, max: 1 }, tsus: [], signatures: this.#authority.signatures }));
+      this.#teller.serving(() => ({
+        sessions: { busy: 0, open: 0, max: 1 },
+        threads: 1,
+        tsus: [],
+        signatures: this.#authority.signatures,
+      }));
     } catch (error) {
       this.#teller.failed(hsmError(error, "the CA's key"));
     }

@@ -90,6 +90,7 @@ const openCheckpointSigner = (
 /** One session, and the journal asks for one signature at a time. @param signer undefined: it is being made */
 const figuresOf = (signer: CheckpointSigner | undefined): SlotFigures => ({
   sessions: { busy: 0, open: signer?.up === false ? 0 : 1, max: 1 },
+  threads: 1,
   tsus: [],
   signatures: signer?.signatures ?? 0,
 });

@@ -124,7 +124,7 @@ const metricsOf = ({ label, pool, journal, teller, clock, entriesBusy }: Metered
     slot: label,
     sessionsOpen: () => pool.atOnce,
     entriesBusy,
-    sessionsBusy: () => Math.min(pool.busy, pool.atOnce),
+    sessionsBusy: () => pool.signing,
     journalKeyUp: () => journal.keyUp,
     redisDurable: () => journal.durability.ok,
   });
@@ -153,7 +153,8 @@ const serveSlot = async ({ config, log, hsm, slot, command, teller, eventClock }
     teller.batch(batch);
   };
   const figures = (): SlotFigures => ({
-    sessions: { busy: Math.min(pool.busy, pool.atOnce), open: pool.atOnce, max: pool.atMost },
+    sessions: { busy: pool.signing, open: pool.atOnce, max: pool.atMost },
+    threads: pool.threads,
     tsus: tsus.filter((tsu) => mayStampAt(tsu, Date.now())),
   });
   const membership = await takeUpLane({

@@ -53,6 +53,7 @@ const failureClassOf = (error: unknown): FailureClass => {
 /** What is asked every second. */
 export interface SlotFigures {
   readonly sessions: SlotStatus['sessions'];
+  readonly threads: number;
   readonly tsus: readonly Tsu[];
   /** Made by this process. @defaultValue what its batches have come to */
   readonly signatures?: number;
@@ -70,7 +71,7 @@ export interface SlotTellerOptions {
   readonly clock?: TellClock;
 }
 
-const nothingYet: SlotFigures = { sessions: { busy: 0, open: 0, max: 0 }, tsus: [] };
+const nothingYet: SlotFigures = { sessions: { busy: 0, open: 0, max: 0 }, threads: 0, tsus: [] };
 
 export class SlotTeller {
   readonly #options: SlotTellerOptions;
@@ -208,7 +209,7 @@ export class SlotTeller {
   #status(): SlotStatus {
     const { slot, purpose, process: name } = this.#options;
     const { label, modulePath } = slot;
-    const { sessions, tsus, signatures = this.#total } = this.#figures();
+    const { sessions, threads, tsus, signatures = this.#total } = this.#figures();
     this.#total = signatures;
     return {
       version: 2,
@@ -222,6 +223,7 @@ export class SlotTeller {
       processId: process.pid,
       startedAt: this.#startedAt,
       sessions,
+      threads,
       signatures: { total: this.#total, perSecond: this.#rate() },
       keys: tsus.map(({ keyLabel, scheme, id, activeFromMs }) => ({
         label: keyLabel,

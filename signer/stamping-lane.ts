@@ -72,6 +72,8 @@ const joinLane = async ({ config, log, command, ...parts }: LaneParts): Promise<
     lane: 'timestamp',
     signerId: `${hostname()}-${process.pid}-${randomBytes(4).toString('hex')}`,
     capacity: pool.threads * config.signer.batchesPerWorker,
+    // With one signature at once for each thread that is never more than these entries hold.
+    requestsWanted: () => pool.atOnce * config.signer.batchesPerWorker,
     deadAfterMs: config.signer.deadAfterMs,
     deadlineMs: config.timestamp.deadlineMs,
     work: createWork(parts),

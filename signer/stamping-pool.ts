@@ -25,6 +25,8 @@ import { Stamper } from './stamper.ts';
 export const inlineMsMax = 0.25;
 /** Batches that one thread has under way when it does not wait for its signatures: the end of one is the beginning of the next. */
 const batchesPerThread = 3;
+/** Where that is fewer, as many requests as may be in the token at once, so many times: small batches must fill it too. */
+const requestsAhead = 2;
 /** Weight of the newest batch in the running mean of C_Sign. */
 const newestWeight = 1 / 16;
 const adaptEveryMs = 100;
@@ -48,6 +50,7 @@ export interface StampingPoolOptions {
 /** A batch that waits for a thread. */
 interface Waiting {
   readonly payload: Buffer;
+  readonly requests: number;
   readonly enteredAtMs: number;
   readonly done: (result: StampedBatch) => void;
   readonly failed: (error: unknown) => void;
@@ -67,6 +70,10 @@ export class StampingPool {
   #failure: SigilloError | undefined;
   #stuck = false;
   #busy = 0;
+  /** In the batches at work. */
+  #requestsBusy = 0;
+  /** In the batches that wait for a thread. */
+  #requestsWaiting = 0;
   /** Milliseconds of one signature; unknown until a worker has signed. */
   #signMs = Number.POSITIVE_INFINITY;
   #sample = { signatures: 0, signMs: 0, cpuMs: 0, waited: false };
@@ -96,7 +103,8 @@ export class StampingPool {
       filename: new URL('./stamp-worker.ts', import.meta.url).href,
       minThreads: threads,
       maxThreads: threads,
-      concurrentTasksPerWorker: batchesPerThread,
+      // The pool itself hands over no more than there is room for.
+      concurrentTasksPerWorker: Math.max(batchesPerThread, requestsAhead * sessionsMax),
       idleTimeout: Number.POSITIVE_INFINITY,
       recordTiming: false,
       // A batch leaves little behind; the default of 48 MB in each thread would only be filled with garbage.
@@ -131,6 +139,11 @@ export class StampingPool {
   /** Signatures that may ever be in the token at once. */
   get atMost(): number {
     return this.#options.sessionsMax;
+  }
+
+  /** Signatures that may be in the token now, and for which there is a request. */
+  get signing(): number {
+    return Math.min(this.#lanesPerThread > 1 ? this.#requestsBusy : this.#busy, this.atOnce);
   }
 
   /** A call into the module does not come back: the process cannot end in order any more. */
@@ -182,19 +195,31 @@ export class StampingPool {
 
   #hand(payload: Buffer, enteredAtMs: number): Promise<StampedBatch> {
     return new Promise((done, failed) => {
-      this.#waiting.push({ payload, enteredAtMs, done, failed });
+      const requests = countStampRequests(payload);
+      this.#waiting.push({ payload, requests, enteredAtMs, done, failed });
+      this.#requestsWaiting += requests;
       this.#startWaiting();
     });
   }
 
+  /** Signatures that each thread may have in the token at once; 1: it waits for each. */
+  get #lanesPerThread(): number {
+    return Math.ceil(this.atOnce / this.threads);
+  }
+
+  get #hasRoom(): boolean {
+    if (this.#lanesPerThread <= 1) return this.#busy < this.atOnce;
+    return this.#busy < this.threads * batchesPerThread || this.#requestsBusy < this.atOnce * requestsAhead;
+  }
+
   #startWaiting(): void {
-    const { threads } = this;
-    const atOnce = Math.ceil(this.atOnce / threads);
-    const room = atOnce > 1 ? threads * batchesPerThread : this.atOnce;
-    while (this.#busy < room) {
+    const atOnce = this.#lanesPerThread;
+    while (this.#hasRoom) {
       const next = this.#waiting.shift();
       if (next === undefined) break;
       this.#busy += 1;
+      this.#requestsBusy += next.requests;
+      this.#requestsWaiting -= next.requests;
       const task: StampTask = { payload: new Uint8Array(next.payload), enteredAtMs: next.enteredAtMs, atOnce };
       this.#workers
         .run(task, { transferList: [task.payload.buffer as ArrayBuffer] })
@@ -202,11 +227,12 @@ export class StampingPool {
         .catch(next.failed)
         .finally(() => {
           this.#busy -= 1;
+          this.#requestsBusy -= next.requests;
           this.#startWaiting();
         });
     }
-    // More than one batch for each thread: the token could have more to do.
-    this.#sample.waited ||= this.#waiting.length > 0 || this.#busy > threads;
+    // Requests, not batches: a thread that has a single batch may have a hundred to sign, one after the other.
+    this.#sample.waited ||= this.#requestsBusy + this.#requestsWaiting > this.atOnce;
   }
 
   #stamped(result: StampTaskResult): StampedBatch {

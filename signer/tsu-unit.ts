@@ -15,44 +15,64 @@ import type { SessionTurns } from './session-pace.ts';
 import type { StampWorkerData, Tsu } from './stamp-task.ts';
 import { TokenTemplates } from './token-templates.ts';
 
-/** Signs a challenge and verifies it against the certificate: no self-test, no service. @throws HSM_SELFTEST_FAILED */
-const proveKey = (session: KeySession, { scheme, signatureDigest, chain, keyLabel }: Tsu): void => {
+/** A challenge for the key of a TSU: what to sign, and how that is verified against the certificate. */
+const challengeFor = ({ scheme, signatureDigest, chain, keyLabel }: Tsu) => {
   const challenge = randomBytes(32);
   const { name, octets } = digestAlgorithms[signatureDigest];
-  const signature = session.sign(createHash(name).update(challenge).digest());
-  const key = new X509Certificate(chain[0] as Uint8Array).publicKey;
-  const padding = scheme.kind === 'rsa-pss' ? { padding: 6, saltLength: octets } : {};
-  if (!verify(name, challenge, { key, ...padding }, signature)) throw new SigilloError('HSM_SELFTEST_FAILED', `key ${keyLabel}`);
+  return {
+    hash: createHash(name).update(challenge).digest(),
+    /** @throws HSM_SELFTEST_FAILED */
+    verify(signature: Uint8Array): void {
+      const key = new X509Certificate(chain[0] as Uint8Array).publicKey;
+      const padding = scheme.kind === 'rsa-pss' ? { padding: 6, saltLength: octets } : {};
+      if (!verify(name, challenge, { key, ...padding }, signature)) throw new SigilloError('HSM_SELFTEST_FAILED', `key ${keyLabel}`);
+    },
+  };
 };
+
+/** Something that takes its time, done in either of two ways. */
+export interface Step {
+  /** Holds the thread up. */
+  now(): void;
+  /** @returns undefined when there was nothing to wait for */
+  later(): Promise<void> | undefined;
+}
 
 export class TsuUnit {
   readonly tsu: Tsu;
   /** SHA-256 of the certificate. */
   readonly id: Buffer;
+  /** The key signs a challenge, and the certificate verifies it: no self-test, no service. Throws HSM_SELFTEST_FAILED, PKCS#11 errors. */
+  readonly proof: Step = { now: () => this.#prove(), later: () => this.#proveLater() };
   readonly #templates: TokenTemplates;
   readonly #session: KeySession;
   readonly #fromMs: number;
   readonly #untilMs: number;
 
-  /** Opens the session, whose turn it is, and lets the key prove itself. @throws HSM_KEY_MISSING, HSM_SELFTEST_FAILED, PKCS#11 errors */
+  /** Opens the session, whose turn it is. The unit is for use when its key has proved itself. @throws HSM_KEY_MISSING, PKCS#11 errors */
   constructor(data: StampWorkerData, tsu: Tsu, turns: SessionTurns) {
     this.tsu = tsu;
     this.id = Buffer.from(tsu.id, 'hex');
     const { keyLabel, scheme, signatureDigest } = tsu;
     const { modulePath, slot } = data;
-    this.#session = openKeySession({ modulePath, slot, keyLabel, purpose: 'timestamp', scheme, digest: signatureDigest, turns });
-    try {
-      proveKey(this.#session, tsu);
-    } catch (error) {
-      this.#session.close();
-      throw error;
-    }
     const certificate = readSignerCertificate(tsu.chain[0] as Uint8Array);
     this.#templates = new TokenTemplates(data, tsu, certificate);
     // Here, at the signature itself: whatever a schedule or the register did, the key is not used beyond its period.
     const period = privateKeyUsagePeriod(certificate.der);
     this.#fromMs = Math.max(tsu.activeFromMs, period?.notBefore?.getTime() ?? Number.NEGATIVE_INFINITY);
     this.#untilMs = Math.min(tsu.usableUntilMs, period?.notAfter?.getTime() ?? Number.POSITIVE_INFINITY);
+    // Last: nothing after it can fail and leave it open.
+    this.#session = openKeySession({ modulePath, slot, keyLabel, purpose: 'timestamp', scheme, digest: signatureDigest, turns });
+  }
+
+  #prove(): void {
+    const challenge = challengeFor(this.tsu);
+    challenge.verify(this.#session.sign(challenge.hash));
+  }
+
+  async #proveLater(): Promise<void> {
+    const challenge = challengeFor(this.tsu);
+    challenge.verify(await this.#session.signLater(challenge.hash));
   }
 
   /** Whether the key may sign a token with this genTime. */

@@ -11,7 +11,7 @@ import type { SessionTurns } from './session-pace.ts';
 import { readTsus, tsuVersion } from './shared-tsus.ts';
 import { describeError, isRefusal } from './slot-failure.ts';
 import type { StampWorkerData, Tsu } from './stamp-task.ts';
-import { TsuUnit } from './tsu-unit.ts';
+import { type Step, TsuUnit } from './tsu-unit.ts';
 
 const sameTsu = (a: Tsu, b: Tsu): boolean =>
   a.id === b.id && a.keyLabel === b.keyLabel && a.activeFromMs === b.activeFromMs && a.usableUntilMs === b.usableUntilMs;
@@ -58,27 +58,41 @@ export class TsuUnits {
    * @throws HSM_KEY_MISSING, HSM_SELFTEST_FAILED when none is left that may stamp; PKCS#11 errors. The earlier TSUs stay then
    */
   refresh(): void {
-    for (const _ of this.#update(Date.now())) this.#turns.now();
+    const steps = this.#update(Date.now());
+    for (let step = steps.next(); !step.done; ) {
+      try {
+        step.value.now();
+      } catch (error) {
+        step = steps.throw(error);
+        continue;
+      }
+      step = steps.next();
+    }
   }
 
   /**
-   * The same for a thread that must not be held up. Nobody else may use the units meanwhile.
-   * @returns undefined when there was no turn to wait for, as nearly always: then the stamp goes on before any other lane is looked at
+   * The same for a thread that must not be held up, neither by a turn nor by a token that takes long for the proof of a key. Nobody else
+   * may use the units meanwhile.
+   * @returns undefined when there was nothing to wait for, as nearly always: then the stamp goes on before any other lane is looked at
    */
   refreshLater(): Promise<void> | undefined {
     const steps = this.#update(Date.now());
-    const goOn = (): Promise<void> | undefined => {
-      while (!steps.next().done) {
-        const turn = this.#turns.later();
-        if (turn !== undefined) return turn.then(goOn);
+    const goOn = (from: IteratorResult<Step, void>): Promise<void> | undefined => {
+      for (let step = from; !step.done; step = steps.next()) {
+        const waiting = step.value.later();
+        if (waiting === undefined) continue;
+        return waiting.then(
+          () => goOn(steps.next()),
+          (error: unknown) => goOn(steps.throw(error)),
+        );
       }
       return undefined;
     };
-    return goOn();
+    return goOn(steps.next());
   }
 
-  /** Takes over what was written. Yields before each session that it opens, for its turn. */
-  *#update(nowMs: number): Generator<undefined, void> {
+  /** Takes over what was written. Yields what is to be done meanwhile: the turn of each session that it opens, and the proof of its key. */
+  *#update(nowMs: number): Generator<Step, void> {
     if (tsuVersion(this.#data.tsuMemory) === this.#version && nowMs < this.#againAtMs) return;
     const { version, tsus } = readTsus(this.#data.tsuMemory);
     const units = this.#units.filter((unit) => tsus.some((tsu) => sameTsu(unit.tsu, tsu)));
@@ -89,7 +103,7 @@ export class TsuUnits {
     try {
       for (const tsu of missing) {
         if (later.includes(tsu)) continue;
-        yield;
+        yield this.#turns;
         try {
           opened.push(yield* this.#open(tsu, units, nowMs));
           units.push(opened.at(-1) as TsuUnit);
@@ -116,9 +130,9 @@ export class TsuUnits {
   }
 
   /** One that is due and finds no room gets the session of the oldest that it replaces. */
-  *#open(tsu: Tsu, units: TsuUnit[], nowMs: number): Generator<undefined, TsuUnit> {
+  *#open(tsu: Tsu, units: TsuUnit[], nowMs: number): Generator<Step, TsuUnit> {
     try {
-      return new TsuUnit(this.#data, tsu, this.#turns);
+      return yield* this.#openProved(tsu);
     } catch (error) {
       const [oldest] = units.toSorted((a, b) => a.tsu.activeFromMs - b.tsu.activeFromMs);
       const replaces = oldest !== undefined && oldest.tsu.activeFromMs < tsu.activeFromMs && tsu.activeFromMs <= nowMs;
@@ -127,8 +141,19 @@ export class TsuUnits {
       this.#units = this.#units.filter((unit) => unit !== oldest);
       oldest.close();
     }
-    yield;
-    return new TsuUnit(this.#data, tsu, this.#turns);
+    yield this.#turns;
+    return yield* this.#openProved(tsu);
+  }
+
+  *#openProved(tsu: Tsu): Generator<Step, TsuUnit> {
+    const unit = new TsuUnit(this.#data, tsu, this.#turns);
+    try {
+      yield unit.proof;
+      return unit;
+    } catch (error) {
+      unit.close();
+      throw error;
+    }
   }
 
   /** The TSU for a token with this genTime. @throws TSU_NONE_ACTIVE */

@@ -38,6 +38,7 @@ export const createSelfStamping = (
     gatewayId: randomBytes(8).toString('hex'),
     inFlightMax: 16,
     entriesOutstandingMax: 4,
+    fullEntriesBesides: 0,
     batchMin: 1,
     batchMax: 16,
     deadlineMs: timestamp.deadlineMs,

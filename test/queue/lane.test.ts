@@ -88,6 +88,51 @@ describe('the timestamp lane', { skip: redisServerMissing() }, () => {
       assert.deepEqual([requester.lane.inFlight, requester.lane.entriesOutstanding], [0, 0]);
     });
 
+    test('beyond that bound only full entries go out, as many as there is room for', async () => {
+      const requester = await world.bench.requester({ entriesOutstandingMax: 2, fullEntriesBesides: 2, batchMax: 8 });
+      const gate = createGate();
+      await world.bench.responder({ capacity: 8, work: grantBehind(gate) });
+      const all: Promise<{ answer: LaneAnswer }>[] = [];
+      const askUntil = async (count: number): Promise<void> => {
+        while (all.length < count) {
+          all.push(requester.ask(all.length));
+          await new Promise(setImmediate);
+        }
+      };
+      await askUntil(9);
+      assert.deepEqual(requester.batches, [1, 1], 'seven wait');
+      await askUntil(10);
+      assert.deepEqual(requester.batches, [1, 1, 8]);
+      await askUntil(30);
+      assert.deepEqual(requester.batches, [1, 1, 8, 8], 'two more, and no third');
+      assert.equal(requester.lane.entriesOutstanding, 4);
+      gate.open();
+      assert.deepEqual(kindsOf(await Promise.all(all)), ['granted']);
+      assert.ok(requester.batches.every((batch) => batch <= 8));
+      assert.deepEqual([requester.lane.inFlight, requester.lane.entriesOutstanding], [0, 0], 'also those that never filled one');
+    });
+
+    test('other sizes hold at once: what waits goes out when there is room now', async () => {
+      const sizes = { entriesOutstandingMax: 1, fullEntriesBesides: 0, batchMin: 1, batchMax: 4 };
+      const requester = await world.bench.requester(sizes);
+      const gate = createGate();
+      await world.bench.responder({ capacity: 8, work: grantBehind(gate) });
+      const first = askMany(requester, 4);
+      await new Promise(setImmediate);
+      const others = askMany(requester, 12);
+      await new Promise(setImmediate);
+      assert.deepEqual(requester.batches, [4]);
+      requester.lane.resize({ ...sizes, fullEntriesBesides: 2 });
+      await new Promise(setImmediate);
+      assert.deepEqual(requester.batches, [4, 4, 4]);
+      requester.lane.resize({ ...sizes, batchMax: 3 });
+      await new Promise(setImmediate);
+      assert.deepEqual(requester.batches, [4, 4, 4], 'fewer, while more are on their way');
+      gate.open();
+      assert.deepEqual(kindsOf([...(await first), ...(await others)]), ['granted']);
+      assert.deepEqual(requester.batches, [4, 4, 4, 3, 1]);
+    });
+
     test('under load: batches up to the limit, each request its own answer', async () => {
       const requester = await world.bench.requester({ batchMax: 16, inFlightMax: 3_000 });
       const responder = await world.bench.responder();
@@ -147,6 +192,20 @@ describe('the timestamp lane', { skip: redisServerMissing() }, () => {
       await until('all are in the stream', async () => (await world.bench.entries()).stream === 8);
       assert.equal((await world.bench.entries()).pending, 3);
       assert.equal(responder.lane.busy, 3);
+      gate.open();
+      assert.deepEqual(kindsOf(await asked), ['granted']);
+    });
+
+    test('a responder that can make use of more requests reads on, entry by entry, until it has them', async () => {
+      const requester = await world.bench.requester({ entriesOutstandingMax: 16, batchMax: 2 });
+      const gate = createGate();
+      let wanted = 9;
+      const responder = await world.bench.responder({ capacity: 2, requestsWanted: () => wanted, work: grantBehind(gate) });
+      const asked = askMany(requester, 32);
+      await until('it has what it wants', () => responder.lane.busy === 5);
+      await until('all are in the stream', async () => (await world.bench.entries()).stream === 16);
+      assert.equal((await world.bench.entries()).pending, 5, 'nine requests in entries of two');
+      wanted = 0;
       gate.open();
       assert.deepEqual(kindsOf(await asked), ['granted']);
     });

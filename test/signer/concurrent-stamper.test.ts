@@ -3,6 +3,7 @@ import { createHash } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, afterEach, before, describe, test } from 'node:test';
+import { setImmediate as turn } from 'node:timers/promises';
 import pkcs11 from 'pkcs11js';
 import { homePaths } from '../../config/home.ts';
 import { oid } from '../../pki/der.ts';
@@ -114,6 +115,16 @@ describe('a stamper that waits for none of its signatures', { skip: withoutFault
     );
   });
 
+  test('keys prove themselves side by side, and hold nothing up meanwhile', async () => {
+    const token = faulty.token(label);
+    token.delaySigning(500_000);
+    const stamping = stamp(new ConcurrentStamper(data), 4);
+    await until('all sessions sign their challenge', () => token.counters.signing === 4);
+    assert.equal(token.counters.signatures, 0, 'and none has waited for another');
+    assert.equal(stamped(await stamping).outcomes.granted, 4);
+    assert.equal(token.counters.signatures, 8);
+  });
+
   test('a token that has no room for more sessions is believed', async () => {
     const token = faulty.token(label);
     const stamper = new ConcurrentStamper(data);
@@ -151,18 +162,19 @@ describe('a stamper that waits for none of its signatures', { skip: withoutFault
     const stamper = new ConcurrentStamper(data);
     const token = faulty.token(label);
     stamped(await stamp(stamper, 8));
-    token.delaySigning(2_000);
-    const instant = Date.now() + 30;
+    token.delaySigning(10_000);
+    // Behind the proof of the new key in each session, and long before the end of a second of stamps.
+    const instant = Date.now() + 400;
     const next: Tsu = { ...tsu, id: 'ab'.repeat(32), activeFromMs: instant };
     writeTsus(data.tsuMemory, [tsu, next]);
-    const sections = sectionsOf(stamped(await stamp(stamper, 200)));
+    const sections = sectionsOf(stamped(await stamp(stamper, 400)));
     assert.deepEqual(
       sections.map((section) => section.tsu.toString('hex')),
       [tsu.id, next.id],
     );
     assert.ok(sections[0]?.answers.every(({ unixMillis }) => unixMillis < instant));
     assert.ok(sections[1]?.answers.every(({ unixMillis }) => unixMillis >= instant));
-    assert.equal(sections.flatMap(({ answers }) => answers).length, 200);
+    assert.equal(sections.flatMap(({ answers }) => answers).length, 400);
     assert.equal(await stamper.look(), undefined);
   });
 
@@ -213,25 +225,53 @@ describe('a stamper that waits for none of its signatures', { skip: withoutFault
     assert.ok(longest < 6 * paceMs, `a call has taken ${longest} ms`);
   });
 
-  test('the pool finds out by itself how many signatures a slow token makes at once', async () => {
-    const token = faulty.token(label);
-    token.delaySigning(3_000);
-    const pool = await StampingPool.start({ data, threads: 2, sessionsMax: 8, inline: false, callMsMax: 10_000, keepAliveMs: 60_000 });
+  /** A pool with batches of this size, so many at a time, until the condition holds. */
+  const load = async (
+    { threads, sessionsMax, batches, requests }: { threads: number; sessionsMax: number; batches: number; requests: number },
+    untilSeen: (pool: StampingPool) => Promise<unknown>,
+  ): Promise<void> => {
+    const pool = await StampingPool.start({ data, threads, sessionsMax, inline: false, callMsMax: 10_000, keepAliveMs: 60_000 });
     let going = true;
     const loop = async (): Promise<void> => {
-      while (going) assert.equal((await pool.stamp(Buffer.from(batchOf(32)), monotonicMs())).outcomes.granted, 32);
+      while (going) {
+        assert.equal((await pool.stamp(Buffer.from(batchOf(requests)), monotonicMs())).outcomes.granted, requests);
+        await turn(); // the next one comes from Redis
+      }
     };
-    const loops = [loop(), loop(), loop(), loop()];
+    const loops = Array.from({ length: batches }, loop);
     try {
-      assert.equal(pool.atOnce, 2);
-      await until('it has as many at once as it may', () => pool.atOnce === 8);
-      // libuv has four threads where nobody asked for more.
-      await until('the token sees them', () => token.counters.signingMost >= 4);
+      await untilSeen(pool);
     } finally {
       going = false;
       await Promise.all(loops);
       await pool.close();
     }
+  };
+
+  test('the pool finds out by itself how many signatures a slow token makes at once', async () => {
+    const token = faulty.token(label);
+    token.delaySigning(3_000);
+    await load({ threads: 2, sessionsMax: 8, batches: 4, requests: 32 }, async (pool) => {
+      assert.equal(pool.atOnce, 2);
+      await until('it has as many at once as it may', () => pool.atOnce === 8, 20_000);
+      // libuv has four threads where nobody asked for more.
+      await until('the token sees them', () => token.counters.signingMost >= 4);
+    });
+  });
+
+  test('a single batch for each thread is reason enough, when it has more requests than are in the token', async () => {
+    faulty.token(label).delaySigning(3_000);
+    await load({ threads: 2, sessionsMax: 8, batches: 2, requests: 32 }, (pool) =>
+      until('it has as many at once as it may', () => pool.atOnce === 8, 20_000),
+    );
+  });
+
+  test('batches of one request fill the token too', async () => {
+    const token = faulty.token(label);
+    token.delaySigning(3_000);
+    await load({ threads: 1, sessionsMax: 4, batches: 8, requests: 1 }, (pool) =>
+      until('there are four in the token', () => pool.signing === 4 && token.counters.signing === 4, 20_000),
+    );
   });
 
   test('a call that does not come back is seen, and ends the pool', async () => {
