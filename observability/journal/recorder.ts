@@ -38,9 +38,6 @@ export interface RecorderOptions {
   readonly onLost?: (events: number) => void;
 }
 
-/** Microseconds since 1970-01-01T00:00:00Z by the system's clock. */
-export const unixMicrosNow = (): number => Math.round((performance.timeOrigin + performance.now()) * 1_000);
-
 /** Events of one entry of the stream: about 50 KB. */
 const eventsPerEntry = 100;
 /** 10,000 events of 500 octets: 5 MB. */

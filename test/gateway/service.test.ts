@@ -324,7 +324,7 @@ describe('the gateway', { skip: redisServerMissing() }, () => {
     );
   });
 
-  test('it tells the journal that it starts and stops, and whom it did not let in, without making them wait', async () => {
+  test('it tells the journal that it starts and stops, and whom it did not let in', async () => {
     await start({ timestamp: { access: 'clients' } });
     const { secret } = await addClient(bench.look, 'ms-rossi', 'auditor');
     const authorization = (credential: string) => ({ Authorization: `Basic ${Buffer.from(credential).toString('base64')}` });
@@ -362,13 +362,19 @@ describe('the gateway', { skip: redisServerMissing() }, () => {
     assert.deepEqual([started?.subject, started?.actor], ['gateway', 'gateway']);
   });
 
-  test('what is refused while Redis is away is told when it is back', async () => {
+  test('while Redis is away nobody is told that a credential is wrong: 503; and 401 when it is back and has the event', async () => {
     await start({ timestamp: { access: 'clients' } });
+    await bench.look.del(journalKeys.events);
     await redis.stop('SIGKILL');
-    assert.equal((await stamp()).status, 401);
+    const refused = await stamp();
+    assert.equal(refused.status, 503);
+    assert.match(refused.body.toString(), /^REDIS_UNAVAILABLE: /);
     await redis.start();
-    await until('it is told', async () =>
-      (await waitingEvents(bench.look, journalKeys.events).catch(() => [])).some(({ kind }) => kind === 'authentication.failed'),
+    await until('credentials are refused again', async () => (await stamp()).status === 401);
+    const events = await waitingEvents(bench.look, journalKeys.events);
+    assert.deepEqual(
+      events.map(({ kind }) => kind).filter((kind) => kind === 'authentication.failed'),
+      ['authentication.failed'],
     );
     assert.match(JSON.stringify(await gateway?.metrics()), /"journal_events_lost_total".*?"value":0/s);
   });

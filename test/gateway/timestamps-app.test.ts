@@ -400,7 +400,7 @@ describe('POST /v1/timestamps', () => {
     assert.deepEqual(bench.asked, []);
     assert.deepEqual(await bench.outcomes(), { forbidden: 1, unauthenticated: 1 });
     assert.deepEqual(
-      bench.events.map(({ kind, subject, outcome, detail }) => [kind, subject, outcome, detail.reason]),
+      bench.failures.map(({ kind, subject, outcome, detail }) => [kind, subject, outcome, detail.reason]),
       [
         ['authentication.failed', 'ms.rossi', 'refused', 'role'],
         ['authentication.failed', '', 'refused', 'wrong'],

@@ -308,11 +308,11 @@ describe('POST /tsa: an auditor stamps nothing', () => {
     assert.equal(answer.headers['www-authenticate'], undefined);
     assert.deepEqual(bench.asked, []);
     assert.deepEqual(await bench.outcomes(), { forbidden: 1 });
-    const [event, ...more] = bench.events;
+    const [event, ...more] = bench.failures;
     assert.equal(more.length, 0);
     assert.equal(event?.subject, 'ms.rossi');
     assert.equal(event?.outcome, 'refused');
-    assert.deepEqual(event?.detail, { reason: 'role', address: '127.0.0.1' });
+    assert.deepEqual(event?.detail, { reason: 'role', address: '127.0.0.1', count: undefined });
   });
 
   test('a refusal that cannot be recorded is not told: 503, whatever was wrong; who is let in is served', async () => {
@@ -323,7 +323,7 @@ describe('POST /tsa: an auditor stamps nothing', () => {
       assertLine(answer, 503, 'JOURNAL_BACKLOG');
       assert.match(answer.headers['retry-after'] ?? '', /^[1-9]\d*$/);
     }
-    assert.deepEqual(bench.events, []);
+    assert.deepEqual(bench.failures, []);
     assert.equal((await send(makeRequest(), { headers: { ...query, Authorization: 'Bearer key' } })).status, 200);
     assert.deepEqual(await bench.outcomes(), { backlog: 2, granted: 1 });
   });
@@ -333,10 +333,10 @@ describe('POST /tsa: an auditor stamps nothing', () => {
     await send(makeRequest());
     await send(makeRequest(), { headers: { ...query, Authorization: 'Bearer other' } });
     assert.deepEqual(
-      bench.events.map(({ detail }) => detail),
+      bench.failures.map(({ detail }) => detail),
       [
-        { reason: 'missing', address: '127.0.0.1' },
-        { reason: 'wrong', address: '127.0.0.1' },
+        { reason: 'missing', address: '127.0.0.1', count: undefined },
+        { reason: 'wrong', address: '127.0.0.1', count: undefined },
       ],
     );
   });
