@@ -233,7 +233,7 @@ const addJournalReading = (journal: Command): void => {
     });
   journal
     .command('stats')
-    .description('count entries by kind, outcome and time')
+    .description('count entries, and the occurrences they stand for, by kind, outcome and time')
     .option('--from <time>', 'not before this time, ISO 8601')
     .option('--to <time>', 'before this time, ISO 8601')
     .option('--by <unit>', 'hour, day or month (default: what makes a readable picture)')

@@ -8,6 +8,14 @@ export const errorLine = (code: ErrorCode): string => `${code}: ${errorCatalogue
 export const isMediaType = (header: string | undefined, mediaType: string): boolean =>
   header === mediaType || (header?.split(';', 1)[0] as string | undefined)?.trim().toLowerCase() === mediaType;
 
+/** The codes of what failed for want of room, time or Redis: 503, and worth another try. */
+export const failureCodes = {
+  overloaded: 'OVERLOADED',
+  unavailable: 'REDIS_UNAVAILABLE',
+  expired: 'DEADLINE_EXCEEDED',
+  backlog: 'JOURNAL_BACKLOG',
+} as const satisfies Record<string, ErrorCode>;
+
 /** Seconds a refused client should wait: the in-flight bound turns over within the second on any hardware that signs at all. */
 export const retryAfter = { 'Retry-After': '1' };
 export const basicChallenge = { 'WWW-Authenticate': 'Basic realm="sigillo", charset="UTF-8", Bearer realm="sigillo"' };

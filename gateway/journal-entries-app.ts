@@ -109,7 +109,7 @@ export const createJournalEntriesApp = ({ guard, searching, backlog, recorder }:
 
   const app = new Hono();
   app.get('/journal/entries', async function journalEntries(context) {
-    const caller = guard.require('any', context.req.header('authorization'), remoteAddress(context));
+    const caller = await guard.require('any', context.req.header('authorization'), remoteAddress(context));
     if (caller.kind === 'refused') return jsonError(context, caller.code, undefined, refusalHeaders(caller));
     const asked = querySchema.safeParse(context.req.query());
     if (!asked.success) return jsonError(context, 'REQUEST_INVALID', describeIssue(asked.error));

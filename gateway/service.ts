@@ -26,6 +26,7 @@ import { connectRedis, type RedisClient, redisHealth } from '../queue/redis.ts';
 import { readSlots } from '../queue/slot-status.ts';
 import { createAccessGuard } from './access-guard.ts';
 import { createArchiveApp } from './archive-app.ts';
+import { createAuthenticationRecording } from './authentication-recording.ts';
 import { type ClientAccess, createClientAccess } from './client-access.ts';
 import { createEntrySearching } from './entry-search.ts';
 import { entrySizes } from './entry-sizes.ts';
@@ -180,11 +181,13 @@ const createParts = ({ config, command, recorder, backlog, metrics, lane, log, r
   const { timestamp } = config;
   // Read also where anybody may stamp: there are auditors.
   const access = createClientAccess({ redis: command, log });
-  const guard = createAccessGuard({ access, recorder, metrics, backlog });
+  const { inFlightMax, deadlineMs } = timestamp;
+  // One for each: who floods it with wrong credentials takes no room from clients whose requests are refused.
+  const recording = { recorder, backlog, waitingMax: inFlightMax, deadlineMs };
+  const guard = createAccessGuard({ access, failures: createAuthenticationRecording(recording), metrics });
   const certificates = createPublishedCertificates(command, roots);
   const stampingGuard = timestamp.access === 'clients' ? guard : undefined;
-  const { inFlightMax, deadlineMs } = timestamp;
-  const refusals = createRefusalRecording({ recorder, backlog, waitingMax: inFlightMax, deadlineMs });
+  const refusals = createRefusalRecording(recording);
   const stamping = createStamping({ config: timestamp, lane, metrics, certificates, backlog, refusals, guard: stampingGuard });
   const source = createJournalSource(configuredStore(config));
   const searching = createEntrySearching(configuredStore(config));

@@ -74,7 +74,7 @@ export const createStampReading = ({ access, guard, source, backlog, recorder }:
     async answer(context, serial, answer) {
       const authorization = context.req.header('authorization');
       const isAnonymous = authorization === undefined && access === 'anonymous';
-      const caller = isAnonymous ? nobody : guard.require('any', authorization, remoteAddress(context));
+      const caller = isAnonymous ? nobody : await guard.require('any', authorization, remoteAddress(context));
       if (caller.kind === 'refused') return jsonError(context, caller.code, undefined, refusalHeaders(caller));
       // What cannot be recorded is not read.
       if (backlog.areEventsFull) return journalError(context, 'JOURNAL_BACKLOG');

@@ -23,6 +23,12 @@ export type StampResult =
 export const outcomeOf = (result: StampResult): RequestOutcome =>
   result.kind === 'granted' ? 'granted' : result.kind === 'refused' ? result.failInfo : result.reason;
 
+/** Who may stamp. */
+export interface Stamper {
+  readonly kind: 'client';
+  readonly name: string;
+}
+
 export interface Stamping {
   /** Judges a well-formed request and, when it is accepted, gets it stamped. Always answers, by the deadline; the caller counts the result and its time. */
   stamp(request: TimeStampReq, client: string): Promise<StampResult>;
@@ -30,8 +36,8 @@ export interface Stamping {
   refuse(failInfo: FailInfo, parts: RefusedParts, client: string): Promise<StampResult>;
   /** Why so many requests would not be taken now, or undefined. */
   refusal(count: number): 'overloaded' | 'backlog' | undefined;
-  /** Who asks, and may stamp. @param address of the other end of the connection */
-  identify(authorization: string | undefined, address: string | undefined): { readonly kind: 'client'; readonly name: string } | Refused;
+  /** Who asks, and may stamp: at once; or the refusal, when it is recorded. @param address of the other end of the connection */
+  identify(authorization: string | undefined, address: string | undefined): Stamper | Promise<Refused>;
   readonly metrics: GatewayMetrics;
 }
 
@@ -39,7 +45,7 @@ const overloaded: StampResult = { kind: 'failed', reason: 'overloaded' };
 const unavailable: StampResult = { kind: 'failed', reason: 'unavailable' };
 const expired: StampResult = { kind: 'failed', reason: 'expired' };
 const backlogged: StampResult = { kind: 'failed', reason: 'backlog' };
-const anonymous = { kind: 'client', name: anonymousClient } as const;
+const anonymous: Stamper = { kind: 'client', name: anonymousClient };
 
 const rulesOf = ({ policies, digests }: Config['timestamp']): TimeStampRules => ({
   policies: policies.map((policy) => oid(policy)) as [Uint8Array, ...Uint8Array[]],

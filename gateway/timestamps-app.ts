@@ -11,7 +11,7 @@ import { type Der, derNull, encode, octetString, oid, sequence, tag } from '../p
 import { readTokenSummary } from '../pki/token-summary.ts';
 import type { RefusedParts, TimeStampReq } from '../pki/tsp-request.ts';
 import { refusalHeaders } from './access-guard.ts';
-import { retryAfter } from './http-refusals.ts';
+import { failureCodes, retryAfter } from './http-refusals.ts';
 import { describeIssue, hasMediaType, jsonError, readBody, remoteAddress } from './http-request.ts';
 import { outcomeOf, type Stamping, type StampResult } from './stamping.ts';
 
@@ -54,13 +54,6 @@ const imprintPrefixes = Object.fromEntries(
     return [name, whole.slice(0, whole.length - algorithm.octets)];
   }),
 );
-
-const failureCodes = {
-  overloaded: 'OVERLOADED',
-  unavailable: 'REDIS_UNAVAILABLE',
-  expired: 'DEADLINE_EXCEEDED',
-  backlog: 'JOURNAL_BACKLOG',
-} as const satisfies Record<string, ErrorCode>;
 
 type Item =
   | { readonly kind: 'request'; readonly request: TimeStampReq }
@@ -130,7 +123,7 @@ export const createTimestampsApp = (stamping: Stamping, imprintsMax: number): Ho
     if (!hasMediaType(context, 'application/json')) {
       return jsonError(context, 'MEDIA_TYPE_UNSUPPORTED', 'Send application/json.', { Accept: 'application/json' });
     }
-    const found = stamping.identify(context.req.header('authorization'), remoteAddress(context));
+    const found = await stamping.identify(context.req.header('authorization'), remoteAddress(context));
     if (found.kind === 'refused') {
       metrics.request(found.outcome);
       return jsonError(context, found.code, undefined, refusalHeaders(found));

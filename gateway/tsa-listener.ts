@@ -12,7 +12,7 @@ import { type ErrorCode, errorCatalogue } from '../config/errors.ts';
 import { grantedResponse } from '../pki/tsp-granted.ts';
 import { refusalResponse } from '../pki/tsp-refusal.ts';
 import { parseTimeStampReq, readRefusedParts } from '../pki/tsp-request.ts';
-import { refusalHeaders } from './access-guard.ts';
+import { type Refused, refusalHeaders } from './access-guard.ts';
 import { errorLine, isMediaType, retryAfter } from './http-refusals.ts';
 import { outcomeOf, type Stamping, type StampResult } from './stamping.ts';
 
@@ -80,6 +80,20 @@ export const createTsaListener = (
     );
   };
 
+  /** What was not let in is answered when it is recorded; its body is thrown away meanwhile. */
+  const sendRefused = (refusing: Promise<Refused>, response: ServerResponse): void => {
+    refusing.then(
+      (refused) => {
+        metrics.request(response.destroyed ? 'disconnected' : refused.outcome);
+        sendError(response, refused.code, refusalHeaders(refused));
+      },
+      () => {
+        metrics.request('other');
+        sendError(response, 'INTERNAL');
+      },
+    );
+  };
+
   const readBody = (request: IncomingMessage, response: ServerResponse, client: string): void => {
     const chunks: Buffer[] = [];
     let octets = 0;
@@ -112,12 +126,11 @@ export const createTsaListener = (
       sendTooLarge(request, response);
     } else {
       const found = stamping.identify(request.headers.authorization, request.socket.remoteAddress);
-      if (found.kind === 'client') {
+      if ('kind' in found) {
         readBody(request, response, found.name);
         return;
       }
-      metrics.request(found.outcome);
-      sendError(response, found.code, refusalHeaders(found));
+      sendRefused(found, response);
     }
     request.resume();
   };

@@ -133,6 +133,38 @@ const metricsOf = ({ label, pool, journal, teller, clock, entriesBusy }: Metered
   return metrics;
 };
 
+interface LeavingParts extends Pick<SlotParts, 'log' | 'command' | 'teller' | 'eventClock'> {
+  readonly module: OpenHsm;
+  readonly pool: StampingPool;
+  readonly journal: JournalDuties;
+  readonly hasFailed: boolean;
+}
+
+/** The end of a signer that stamps no more: of its keys, of what it tells, and of the module. */
+const leaveToken = async (parts: LeavingParts, reason: string): Promise<void> => {
+  const { log, command, module, pool, journal, teller, eventClock, hasFailed } = parts;
+  if (!pool.stuck) await journal.closeKey();
+  // A thread is inside the module for ever, and would hold up the end of the process for ever. Any other call may hang as well, also
+  // the end of the journal's session: no more of them, only what is said to Redis, and that not for long.
+  if (pool.stuck || journal.stuck) {
+    recordStop(journal.recorder, 'signer', reason);
+    await Promise.race([Promise.allSettled([teller.end(), journal.recorder.close()]), delay(farewellMsMax)]);
+    process.kill(process.pid, 'SIGKILL');
+    return;
+  }
+  await teller.end();
+  await journal.stop(reason);
+  eventClock.close();
+  command.disconnect();
+  if (hasFailed) return;
+  try {
+    module.close();
+  } catch (error) {
+    // The token is away, and the process ends anyway.
+    log.warn({ err: error }, 'hsm: the module was not finalised');
+  }
+};
+
 const serveSlot = async ({ config, log, hsm, slot, command, teller, eventClock }: SlotParts): Promise<SignerService> => {
   const module = openHsm(hsm);
   module.login(slot);
@@ -211,26 +243,7 @@ const serveSlot = async ({ config, log, hsm, slot, command, teller, eventClock }
         await pool.close();
       }
       clock.close();
-      if (!pool.stuck) await journal.closeKey();
-      // A thread is inside the module for ever, and would hold up the end of the process for ever. Any other call may hang as well, also
-      // the end of the journal's session: no more of them, only what is said to Redis, and that not for long.
-      if (pool.stuck || journal.stuck) {
-        recordStop(journal.recorder, 'signer', reason);
-        await Promise.race([Promise.allSettled([teller.end(), journal.recorder.close()]), delay(farewellMsMax)]);
-        process.kill(process.pid, 'SIGKILL');
-        return;
-      }
-      await teller.end();
-      await journal.stop(reason);
-      eventClock.close();
-      command.disconnect();
-      if (failure !== undefined) return;
-      try {
-        module.close();
-      } catch (error) {
-        // The token is away, and the process ends anyway.
-        log.warn({ err: error }, 'hsm: the module was not finalised');
-      }
+      await leaveToken({ log, command, module, pool, journal, teller, eventClock, hasFailed: failure !== undefined }, reason);
     },
   };
 };

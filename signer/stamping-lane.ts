@@ -20,7 +20,7 @@ interface LaneParts {
   readonly config: Config;
   readonly log: Logger;
   readonly command: RedisClient;
-  readonly pool: Pick<StampingPool, 'stamp' | 'threads'>;
+  readonly pool: Pick<StampingPool, 'stamp' | 'threads' | 'atOnce'>;
   readonly metrics: SignerMetrics;
   readonly told: (batch: StampedBatch) => void;
   /** A thread has found no TSU that may stamp. */

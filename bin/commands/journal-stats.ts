@@ -1,4 +1,4 @@
-/** `sigillo journal stats`: entries by kind over time, as a table, JSON or a picture. */
+/** `sigillo journal stats`: entries by kind over time, and what they tell of, as a table, JSON or a picture. */
 import { writeFileAtomic } from '../../config/atomic-file.ts';
 import { loadConfig } from '../../config/load.ts';
 import {
@@ -47,19 +47,24 @@ const barsOf = (values: readonly number[]): string => {
     .join('');
 };
 
-const notGood = ({ counts }: KindStatistics): number => counts.refused.concat(counts.failure).reduce((sum, value) => sum + value, 0);
+const notGood = ({ occurrences: { counts } }: KindStatistics): number =>
+  counts.refused.concat(counts.failure).reduce((sum, value) => sum + value, 0);
+
+const perInterval = ({ occurrences }: KindStatistics): number[] => sumOutcomes(occurrences.counts);
 
 const tableOf = (statistics: Statistics, columns: number | undefined): string => {
   if (statistics.kinds.length === 0) return 'no entries\n';
-  const heads = ['KIND', 'ENTRIES', 'NOT SUCCESS'];
-  const rows = statistics.kinds.map((one) => [printable(one.kind), number(one.total), number(notGood(one))]);
-  rows.push(['all', number(statistics.total), number(statistics.kinds.reduce((sum, one) => sum + notGood(one), 0))]);
+  const { total, occurrences } = statistics;
+  // Of occurrences, as the bars: an entry may stand for many.
+  const heads = ['KIND', 'ENTRIES', 'OCCURRENCES', 'NOT SUCCESS'];
+  const rows = statistics.kinds.map((one) => [printable(one.kind), ...[one.total, one.occurrences.total, notGood(one)].map(number)]);
+  rows.push(['all', ...[total, occurrences, statistics.kinds.reduce((sum, one) => sum + notGood(one), 0)].map(number)]);
   const widths = heads.map((head, i) => Math.max(head.length, ...rows.map((cells) => (cells[i] as string).length)));
   const used = widths.reduce((sum, width) => sum + width + 2, 0);
   const barsMax = columns === undefined ? barsDefault : Math.max(barsMin, columns - used - 1);
   const { statistics: grouped, length } = groupIntervals(statistics, barsMax);
-  const all = grouped.intervals.map((_, i) => grouped.kinds.reduce((sum, one) => sum + (sumOutcomes(one)[i] as number), 0));
-  const bars = [...grouped.kinds.map(sumOutcomes), all].map(barsOf);
+  const all = grouped.intervals.map((_, i) => grouped.kinds.reduce((sum, one) => sum + (perInterval(one)[i] as number), 0));
+  const bars = [...grouped.kinds.map(perInterval), all].map(barsOf);
   const cut = (cells: readonly string[]): string =>
     cells.map((cell, i) => (i === 0 ? cell.padEnd(widths[i] as number) : cell.padStart(widths[i] as number))).join('  ');
   const [first, last] = [statistics.intervals[0] as number, statistics.intervals.at(-1) as number];
@@ -69,16 +74,22 @@ const tableOf = (statistics: Statistics, columns: number | undefined): string =>
   return `${[`${cut(heads)}  ${over}`, ...lines].join('\n')}\n`;
 };
 
-const statisticsJson = ({ by, intervals, total, kinds }: Statistics): Record<string, unknown> => ({
+const statisticsJson = ({ by, intervals, total, occurrences, kinds }: Statistics): Record<string, unknown> => ({
   by,
   intervals: intervals.map((begin) => new Date(begin).toISOString()),
   total,
-  kinds: kinds.map(({ kind, total: entries, counts }) => ({ kind, total: entries, ...counts })),
+  occurrences,
+  kinds: kinds.map(({ kind, total: entries, counts, occurrences: told }) => ({
+    kind,
+    total: entries,
+    ...counts,
+    occurrences: { total: told.total, ...told.counts },
+  })),
 });
 
 const writePicture = (file: string, statistics: Statistics): void => {
   try {
-    writeFileAtomic(file, drawStatistics(statistics, { title: 'Journal: entries by kind over time' }), { mode: 0o644 });
+    writeFileAtomic(file, drawStatistics(statistics, { title: 'Journal: events by kind over time' }), { mode: 0o644 });
   } catch (cause) {
     throw usage(`--picture: ${(cause as Error).message}`);
   }

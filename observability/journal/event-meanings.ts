@@ -289,13 +289,15 @@ export const eventMeanings: { readonly [K in EventKind]: KindMeaning<K> } = {
   },
   'authentication.failed': {
     meaning: 'A request was not let in.',
-    subject: 'The name that was claimed, or empty.',
+    subject: 'The name that was claimed; empty when none was, or when the event stands for several names that no client has.',
     fields: {
       reason: {
         meaning: 'What was wrong with its credential; `role`: nothing, but its role may not do this.',
         values: ['missing', 'malformed', 'unknown', 'wrong', 'disabled', 'role'],
       },
-      address: 'Address of the other end of the connection.',
+      address:
+        'Address of the other end of the connection. With `count` an IPv6 address is told by its network (/64), and none is told where too many different ones came at once.',
+      count: 'So many requests within the same moment with this name, reason and address; absent for one.',
     },
   },
 

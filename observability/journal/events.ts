@@ -89,7 +89,7 @@ export const eventCatalogue = {
   'operator.added': { retention: 'certificate', detail: { name: 'text', permissions: 'text', spkiSha256: 'octets?' } },
   'operator.removed': { retention: 'certificate', detail: { ...personDetail, spkiSha256: 'octets?' } },
   'permission.changed': { retention: 'certificate', detail: { from: 'text', to: 'text' } },
-  'authentication.failed': { retention: 'certificate', detail: { reason: 'text', address: 'text?' } },
+  'authentication.failed': { retention: 'certificate', detail: { reason: 'text', address: 'text?', count: 'unsigned?' } },
 
   'journal.read': { retention: 'certificate', detail: { query: 'text', entries: 'unsigned' } },
   'journal.checkpoint': { retention: 'certificate', detail: { note: 'text', token: 'octets?' } },

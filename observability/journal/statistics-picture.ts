@@ -1,11 +1,13 @@
 /**
  * The picture of the journal's statistics: one small chart for each kind of event, all over the same time. Each has a scale of its
  * own, because a million stamps and three starts of a service do not fit on one; a logarithmic one where a kind itself needs it.
+ *
+ * Bars are what happened, which is more than entries where one entry stands for many: a flood is seen as a flood.
  */
 import { grid, ink, linearScale, pale, svgColumns, svgDocument, svgLine, svgRectangle, svgText } from '../svg.ts';
 import { type EventOutcome, eventOutcomes } from './events.ts';
-import { groupIntervals, type KindStatistics, type Statistics, sumOutcomes } from './statistics.ts';
-import { lastInstant, rangeText } from './statistics-text.ts';
+import { groupIntervals, type KindStatistics, type OutcomeCounts, type Statistics, sumOutcomes } from './statistics.ts';
+import { entriesText, lastInstant, rangeText } from './statistics-text.ts';
 import { timeTicks } from './time-ticks.ts';
 
 const width = 1_230;
@@ -13,7 +15,7 @@ const margin = 40;
 /** Room for the numbers of a chart on its left. */
 const numbersWidth = 52;
 const columnsGap = 30;
-const chartsTop = 130;
+const chartsTop = 138;
 /** Told apart also by those who see no red or no green (after Okabe and Ito). */
 const colours: Readonly<Record<EventOutcome, string>> = { success: '#0072b2', refused: '#e69f00', failure: '#d55e00' };
 /** Narrower bars cannot be told apart. */
@@ -73,7 +75,7 @@ const scaleFor = (values: readonly number[], box: Box): Scale => {
 const stacking: readonly EventOutcome[] = ['failure', 'refused', 'success'];
 
 /** Columns of each outcome, on top of each other. @param edges of the intervals, from left to right */
-const columnsOf = (one: KindStatistics, scale: Scale, box: Box, edges: readonly number[]): string[] => {
+const columnsOf = (counts: OutcomeCounts, scale: Scale, box: Box, edges: readonly number[]): string[] => {
   const columns: Record<EventOutcome, { x: number; y: number; width: number; height: number }[]> = {
     success: [],
     refused: [],
@@ -85,7 +87,7 @@ const columnsOf = (one: KindStatistics, scale: Scale, box: Box, edges: readonly 
     let below = 0;
     let y = box.bottom;
     for (const outcome of stacking) {
-      const value = one.counts[outcome][i] as number;
+      const value = counts[outcome][i] as number;
       if (value === 0) continue;
       below += value;
       // What is there at all is seen.
@@ -110,15 +112,18 @@ const drawKind = (one: KindStatistics, box: Box, intervals: readonly number[], e
   const { left, right, top, bottom } = box;
   const begin = intervals[0] as number;
   const x = (millis: number): number => left + ((millis - begin) / (end - begin)) * (right - left);
-  const scale = scaleFor(sumOutcomes(one), box);
+  const { counts, total } = one.occurrences;
+  const scale = scaleFor(sumOutcomes(counts), box);
   const out = [
     svgText(left, top - 12, plain(one.kind), { size: 13, weight: 600 }),
-    svgText(right, top - 12, `${one.total.toLocaleString('en')}${scale.isLog ? ', log scale' : ''}`, {
+    svgText(right, top - 12, `${total.toLocaleString('en')}${scale.isLog ? ', log scale' : ''}`, {
       size: 12,
       fill: pale,
       anchor: 'end',
     }),
   ];
+  // Above the number, because beside it there is no room in a narrow chart.
+  if (total !== one.total) out.push(svgText(right, top - 27, `${entriesText(one.total)} for`, { size: 11, fill: pale, anchor: 'end' }));
   for (const tick of scale.ticks) {
     out.push(line(left, scale.at(tick), right, scale.at(tick), grid));
     out.push(svgText(left - 8, scale.at(tick) + 4, short(tick), { size: 11, fill: pale, anchor: 'end' }));
@@ -130,13 +135,13 @@ const drawKind = (one: KindStatistics, box: Box, intervals: readonly number[], e
     out.push(svgText(x(millis), bottom + 17, label, { size: 11, fill: pale, anchor }));
   }
   const edges = [...intervals.map(x), right];
-  return [...out, ...columnsOf(one, scale, box, edges), line(left, bottom, right, bottom, pale)];
+  return [...out, ...columnsOf(counts, scale, box, edges), line(left, bottom, right, bottom, pale)];
 };
 
 const drawLegend = ({ kinds }: Statistics): string[] => {
   let x = margin;
   return eventOutcomes.flatMap((outcome) => {
-    const total = kinds.reduce((sum, { counts }) => sum + counts[outcome].reduce((a, b) => a + b, 0), 0);
+    const total = kinds.reduce((sum, { occurrences }) => sum + occurrences.counts[outcome].reduce((a, b) => a + b, 0), 0);
     const label = `${outcome} ${total.toLocaleString('en')}`;
     const at = x;
     x += 40 + 7.5 * label.length;
@@ -144,10 +149,11 @@ const drawLegend = ({ kinds }: Statistics): string[] => {
   });
 };
 
-const subtitleOf = ({ by, intervals, total }: Statistics, length: number): string => {
+const subtitleOf = ({ by, intervals, total, occurrences }: Statistics, length: number): string => {
   const [first, last] = [intervals[0] as number, intervals.at(-1) as number];
   const each = length === 1 ? `one ${by}` : `${length} ${by}s`;
-  return `${total.toLocaleString('en')} ${total === 1 ? 'entry' : 'entries'}, ${rangeText(first, last, by)} (UTC); a bar is ${each}`;
+  const told = occurrences === total ? '' : ` for ${occurrences.toLocaleString('en')} occurrences`;
+  return `${entriesText(total)}${told}, ${rangeText(first, last, by)} (UTC); a bar is ${each}`;
 };
 
 /** An SVG of all kinds that are there. */
@@ -167,7 +173,8 @@ export const drawStatistics = (statistics: Statistics, { title }: { readonly tit
     return drawKind(one, box, grouped.intervals, end);
   });
   const bottom = chartsTop + Math.ceil(count / columns) * rowHeight;
-  const note = 'Each chart has its own scale. Outcomes stand on top of each other; on a log scale the tops of the bars are what counts.';
+  const note =
+    'Bars are occurrences: an entry may stand for many. Each chart has its own scale. Outcomes stand on top of each other; on a log scale the tops of the bars are what counts.';
   return svgDocument(width, bottom + 20, [
     heading,
     svgText(margin, 62, subtitleOf(statistics, length), { size: 12, fill: pale }),

@@ -1,4 +1,4 @@
-/** How intervals of statistics are written: no more of the time than the unit says. */
+/** How statistics are written; of intervals no more of the time than the unit says. */
 import type { Statistics, StatisticsUnit } from './statistics.ts';
 
 const lengths: Readonly<Record<StatisticsUnit, number>> = {
@@ -13,6 +13,9 @@ const intervalText = (millis: number, by: StatisticsUnit): string => new Date(mi
 /** From one interval to another, both included. @param first begin, in milliseconds since 1970 */
 export const rangeText = (first: number, last: number, by: StatisticsUnit): string =>
   first === last ? intervalText(first, by) : `${intervalText(first, by)} to ${intervalText(last, by)}`;
+
+/** So many entries. */
+export const entriesText = (entries: number): string => `${entries.toLocaleString('en')} ${entries === 1 ? 'entry' : 'entries'}`;
 
 const hourMs = 3_600_000;
 

@@ -1,10 +1,11 @@
 /**
- * Counts the entries of the journal by kind, outcome and time. It counts rows by their columns, which prove nothing, and what expired
- * is not among them.
+ * Counts the entries of the journal by kind, outcome and time, and what they tell of: an entry may stand for many occurrences. It counts
+ * rows by their columns, which prove nothing, and what expired is not among them.
  */
 import type { ClickHouseClient } from '@clickhouse/client';
 import { jsonRows, type QueryParameters } from './clickhouse.ts';
-import { type EventOutcome, eventOutcomes } from './events.ts';
+import { type EventOutcome, eventCatalogue, eventOutcomes } from './events.ts';
+import { countedKinds, occurrencesSql } from './occurrences.ts';
 
 export const statisticsUnits = ['hour', 'day', 'month'] as const;
 /** Length of an interval, in UTC. */
@@ -23,19 +24,29 @@ export interface StatisticsQuery {
   readonly by?: StatisticsUnit | undefined;
 }
 
-export interface KindStatistics {
+/** For each outcome one count for each interval. */
+export type OutcomeCounts = Readonly<Record<EventOutcome, readonly number[]>>;
+
+interface Counted {
+  readonly total: number;
+  readonly counts: OutcomeCounts;
+}
+
+/** Entries of a kind. */
+export interface KindStatistics extends Counted {
   /** As the rows say it. */
   readonly kind: string;
-  readonly total: number;
-  /** For each outcome one count for each interval. */
-  readonly counts: Readonly<Record<EventOutcome, readonly number[]>>;
+  /** What they tell of: never less than they are. */
+  readonly occurrences: Counted;
 }
 
 export interface Statistics {
   readonly by: StatisticsUnit;
   /** Begins of the intervals, without gap, in milliseconds since 1970. */
   readonly intervals: readonly number[];
+  /** Entries. */
   readonly total: number;
+  readonly occurrences: number;
   /** In the order of their names. */
   readonly kinds: readonly KindStatistics[];
 }
@@ -103,11 +114,23 @@ interface CountRow {
   readonly entries: number;
 }
 
-const collect = (rows: readonly CountRow[], first: number, intervals: number): KindStatistics[] => {
-  const kinds = new Map<string, { total: number; counts: Record<EventOutcome, number[]> }>();
+interface Sum {
+  total: number;
+  readonly counts: Record<EventOutcome, number[]>;
+}
+
+/** Sums by kind and interval. @param base what to add to, for kinds that are in it */
+const collect = (
+  rows: readonly CountRow[],
+  first: number,
+  intervals: number,
+  base: ReadonlyMap<string, Sum> = new Map(),
+): Map<string, Sum> => {
+  const kinds = new Map<string, Sum>();
   const zeros = (): number[] => Array.from({ length: intervals }, () => 0);
   for (const { kind, outcome, number, entries } of rows) {
-    const known = kinds.get(kind) ?? { total: 0, counts: { success: zeros(), refused: zeros(), failure: zeros() } };
+    const known = kinds.get(kind) ??
+      structuredClone(base.get(kind)) ?? { total: 0, counts: { success: zeros(), refused: zeros(), failure: zeros() } };
     kinds.set(kind, known);
     // A row that says something else was changed; it is counted all the same.
     const counts = known.counts[eventOutcomes.find((one) => one === outcome) ?? 'failure'];
@@ -115,8 +138,12 @@ const collect = (rows: readonly CountRow[], first: number, intervals: number): K
     if (i >= 0 && i < intervals) counts[i] = (counts[i] as number) + entries;
     known.total += entries;
   }
-  return [...kinds].map(([kind, known]) => ({ kind, ...known })).toSorted((a, b) => (a.kind < b.kind ? -1 : 1));
+  return kinds;
 };
+
+const quoted = (texts: readonly string[]): string => [...new Set(texts)].map((text) => `'${text}'`).join(', ');
+/** The rows that may stand for more than themselves; partitions are by class of retention, so others are not opened. */
+const mayCount = `retention IN (${quoted(countedKinds.map((kind) => eventCatalogue[kind].retention))}) AND kind IN (${quoted(countedKinds)})`;
 
 /**
  * Counts entries, by intervals in UTC from the first that has an entry to the last.
@@ -124,30 +151,38 @@ const collect = (rows: readonly CountRow[], first: number, intervals: number): K
  */
 export const countEntries = async (client: ClickHouseClient, query: StatisticsQuery): Promise<Statistics | TooManyIntervals> => {
   const span = await spanOf(client, query);
-  if (span === undefined) return { by: query.by ?? 'day', intervals: [], total: 0, kinds: [] };
+  if (span === undefined) return { by: query.by ?? 'day', intervals: [], total: 0, occurrences: 0, kinds: [] };
   const by = query.by ?? unitFor(span);
   const count = countIn(span, by);
   if (count > intervalsMax) return { kind: 'tooMany', count };
   const { sql, numberOf, beginOf } = unitMath[by];
   const { where, parameters } = rangeOf(query);
-  const rows = await jsonRows<CountRow>(client, {
-    what: 'count entries',
-    query: `SELECT kind, outcome, toFloat64(${sql}) AS number, toFloat64(count()) AS entries
-      FROM journal_events WHERE ${where} GROUP BY kind, outcome, number`,
-    parameters,
-  });
+  const rowsOf = (what: string, entries: string, condition: string): Promise<CountRow[]> =>
+    jsonRows<CountRow>(client, {
+      what,
+      query: `SELECT kind, outcome, toFloat64(${sql}) AS number, toFloat64(${entries}) AS entries
+        FROM journal_events WHERE ${condition} GROUP BY kind, outcome, number`,
+      parameters,
+    });
   const first = numberOf(span[0]);
-  const kinds = collect(rows, first, count);
+  const entries = collect(await rowsOf('count entries', 'count()', where), first, count);
+  // What they stand for beyond themselves: whatever comes between the two questions, that is never less than nothing.
+  const beyond = await rowsOf('count occurrences', `sum(toFloat64(${occurrencesSql} - 1))`, `${mayCount} AND ${where}`);
+  const occurrences = collect(beyond, first, count, entries);
+  const kinds = [...entries]
+    .map(([kind, known]): KindStatistics => ({ kind, ...known, occurrences: occurrences.get(kind) ?? known }))
+    .toSorted((a, b) => (a.kind < b.kind ? -1 : 1));
   return {
     by,
     intervals: Array.from({ length: count }, (_, i) => beginOf(first + i)),
     total: kinds.reduce((sum, { total }) => sum + total, 0),
+    occurrences: kinds.reduce((sum, one) => sum + one.occurrences.total, 0),
     kinds,
   };
 };
 
 /** Counts of all outcomes together, by interval. */
-export const sumOutcomes = ({ counts }: KindStatistics): number[] =>
+export const sumOutcomes = (counts: OutcomeCounts): number[] =>
   counts.success.map((value, i) => value + (counts.refused[i] ?? 0) + (counts.failure[i] ?? 0));
 
 /** Makes of so many intervals groups of the same length, so that there are at most `groupsMax`; the last may be shorter. */
@@ -159,9 +194,10 @@ export const groupIntervals = (statistics: Statistics, groupsMax: number): { rea
     Array.from({ length: Math.ceil(values.length / length) }, (_, i) =>
       values.slice(i * length, (i + 1) * length).reduce((sum, value) => sum + value, 0),
     );
-  const grouped = kinds.map((one) => ({
+  const groupAll = <T extends Counted>(one: T): T => ({
     ...one,
     counts: { success: group(one.counts.success), refused: group(one.counts.refused), failure: group(one.counts.failure) },
-  }));
+  });
+  const grouped = kinds.map((one) => ({ ...groupAll(one), occurrences: groupAll(one.occurrences) }));
   return { statistics: { ...statistics, intervals: intervals.filter((_, i) => i % length === 0), kinds: grouped }, length };
 };

@@ -125,16 +125,19 @@ describe('sigillo journal', { skip: redisServerMissing() }, () => {
       const { code, stdout, stderr } = await run('stats', '--by', 'hour', '--picture', picture);
       assert.equal(code, 0, stderr);
       const stamps = journal.sealed.filter(({ event }) => event.kind === 'timestamp.issued').length;
-      assert.match(stdout, new RegExp(`^timestamp\\.issued +${stamps} +0 +[▁▂▃▄▅▆▇█·]+$`, 'm'));
-      assert.match(stdout, /^time\.state +10 +10 +[▁▂▃▄▅▆▇█·]+$/m);
-      assert.match(stdout, new RegExp(`^all +${journal.size} +10 `, 'm'));
+      assert.match(stdout, new RegExp(`^timestamp\\.issued +${stamps} +${stamps} +0 +[▁▂▃▄▅▆▇█·]+$`, 'm'));
+      assert.match(stdout, /^time\.state +10 +10 +10 +[▁▂▃▄▅▆▇█·]+$/m);
+      assert.match(stdout, new RegExp(`^all +${journal.size} +${journal.size} +10 `, 'm'));
       assert.match(readFileSync(picture, 'utf8'), /^<svg [\s\S]*timestamp\.issued[\s\S]*<\/svg>\n$/);
       const json = JSON.parse((await run('stats', '--json', '--from', '2027-01-10')).stdout) as {
         total: number;
         by: string;
-        kinds: { kind: string; total: number; failure: number[] }[];
+        occurrences: number;
+        kinds: { kind: string; total: number; failure: number[]; occurrences: { total: number; failure: number[] } }[];
       };
-      assert.equal(json.total, journal.size);
+      assert.deepEqual([json.total, json.occurrences], [journal.size, journal.size]);
+      for (const { total, failure, occurrences } of json.kinds)
+        assert.deepEqual([occurrences.total, occurrences.failure], [total, failure]);
       assert.equal(
         json.kinds.find(({ kind }) => kind === 'time.state')?.failure.reduce((a, b) => a + b),
         10,

@@ -6,7 +6,6 @@ import type { AddressInfo } from 'node:net';
 import { after, before, beforeEach, describe, test } from 'node:test';
 import { setTimeout as delay } from 'node:timers/promises';
 import type { Hono } from 'hono';
-import { type AccessGuard, createAccessGuard } from '../../gateway/access-guard.ts';
 import { createArchiveApp } from '../../gateway/archive-app.ts';
 import { createJournalSource, type JournalSource } from '../../gateway/journal-source.ts';
 import { createStampReading } from '../../gateway/stamp-reading.ts';
@@ -17,6 +16,7 @@ import { grantedResponse } from '../../pki/tsp-granted.ts';
 import { createSigner, laneRequest } from '../support/archived-stamps.ts';
 import { EmbeddedJournal, publishedEvent } from '../support/embedded-journal.ts';
 import { createGate } from '../support/lane-bench.ts';
+import { scriptedAccess, scriptedGuard } from '../support/scripted-guard.ts';
 import { makeHierarchy, makeSoftwareTsu, type SoftwareHierarchy, type SoftwareTsu } from '../support/software-tsu.ts';
 import { createStampingBench } from '../support/stamping-bench.ts';
 import { TestPki } from '../support/timestamp-fixtures.ts';
@@ -65,18 +65,7 @@ const serve = (access: 'anonymous' | 'clients', source: JournalSource = createJo
       return eventsFull;
     },
   };
-  const guard: AccessGuard = createAccessGuard({
-    metrics: { authenticationFailure: (reason) => void refused.push(reason) },
-    recorder: { record: () => undefined },
-    backlog,
-    access: {
-      authenticate: (header) => {
-        const name = clients[header as keyof typeof clients];
-        if (name === undefined) return { kind: 'refused', reason: header === undefined ? 'missing' : 'wrong', name: '' };
-        return { kind: 'client', name, role: name === 'ms-rossi' ? 'auditor' : 'client' };
-      },
-    },
-  });
+  const guard = scriptedGuard(scriptedAccess(clients, ['ms-rossi']), { backlog, onFailure: (reason) => void refused.push(reason) });
   const recordNow = async (event: unknown): Promise<void> => {
     if (redisAway) throw new Error('Connection is closed.');
     await recording;

@@ -5,7 +5,6 @@ import { join } from 'node:path';
 import { after, before, beforeEach, describe, test } from 'node:test';
 import type { Hono } from 'hono';
 import type { Redis } from 'ioredis';
-import { createAccessGuard } from '../../gateway/access-guard.ts';
 import { createJournalApp } from '../../gateway/journal-app.ts';
 import { createJournalSource } from '../../gateway/journal-source.ts';
 import { createCheckpointSource } from '../../gateway/published-checkpoint.ts';
@@ -18,6 +17,7 @@ import { journalKeys } from '../../queue/keys.ts';
 import { createSigner, laneRequest, type SignedStamp } from '../support/archived-stamps.ts';
 import { EmbeddedJournal } from '../support/embedded-journal.ts';
 import { redisServerMissing, startTestRedis, type TestRedis } from '../support/redis-server.ts';
+import { scriptedGuard } from '../support/scripted-guard.ts';
 import { makeHierarchy, makeSoftwareTsu, type SoftwareHierarchy, type SoftwareTsu } from '../support/software-tsu.ts';
 import { TestPki } from '../support/timestamp-fixtures.ts';
 import { messageImprint } from '../support/tsp-requests.ts';
@@ -92,16 +92,11 @@ describe('GET /journal/...', { skip: redisServerMissing() }, () => {
   const serve = (access: 'clients' | 'anonymous'): void => {
     read = [];
     redisAway = false;
-    const guard = createAccessGuard({
-      metrics: { authenticationFailure: () => undefined },
-      recorder: { record: () => undefined },
-      backlog: { areEventsFull: false },
-      access: {
-        authenticate: (header) => {
-          const [, role, name] = /^Bearer (client|auditor)-(.*)$/.exec(header ?? '') ?? [];
-          if (name === undefined) return { kind: 'refused', reason: 'missing', name: '' };
-          return { kind: 'client', name, role: role as 'client' | 'auditor' };
-        },
+    const guard = scriptedGuard({
+      authenticate: (header) => {
+        const [, role, name] = /^Bearer (client|auditor)-(.*)$/.exec(header ?? '') ?? [];
+        if (name === undefined) return { kind: 'refused', reason: 'missing', name: '' };
+        return { kind: 'client', name, role: role as 'client' | 'auditor' };
       },
     });
     const source = createJournalSource(async () => journal.client);

@@ -1,12 +1,12 @@
 import assert from 'node:assert/strict';
 import { after, before, beforeEach, describe, test } from 'node:test';
 import type { Hono } from 'hono';
-import { type AccessGuard, createAccessGuard } from '../../gateway/access-guard.ts';
 import { createEntrySearching, type EntrySearching } from '../../gateway/entry-search.ts';
 import { createJournalEntriesApp } from '../../gateway/journal-entries-app.ts';
 import type { EventDraft } from '../../observability/journal/events.ts';
 import type { RecordedEvent } from '../../observability/journal/recorder.ts';
 import { EmbeddedJournal } from '../support/embedded-journal.ts';
+import { scriptedAccess, scriptedGuard } from '../support/scripted-guard.ts';
 
 const clients = { 'Bearer one': 'bank-1', 'Bearer two': 'bank-2', 'Bearer gateway': 'gateway', 'Bearer eye': 'ms-rossi' };
 const begin = Date.UTC(2026, 10, 1) * 1_000;
@@ -45,18 +45,7 @@ let redisAway: boolean;
 let areEventsFull: boolean;
 let app: Hono;
 const serve = (searching: EntrySearching): void => {
-  const guard: AccessGuard = createAccessGuard({
-    metrics: { authenticationFailure: () => undefined },
-    recorder: { record: () => undefined },
-    backlog: { areEventsFull: false },
-    access: {
-      authenticate: (header) => {
-        const name = clients[header as keyof typeof clients];
-        if (name === undefined) return { kind: 'refused', reason: header === undefined ? 'missing' : 'wrong', name: '' };
-        return { kind: 'client', name, role: name === 'ms-rossi' ? 'auditor' : 'client' };
-      },
-    },
-  });
+  const guard = scriptedGuard(scriptedAccess(clients, ['ms-rossi']));
   const recordNow = async (event: unknown): Promise<void> => {
     if (redisAway) throw new Error('Connection is closed.');
     read.push(event as RecordedEvent<'journal.read'>);

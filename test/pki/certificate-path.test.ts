@@ -65,7 +65,7 @@ describe('certificates of timestamps', () => {
     expectReason('chain-algorithm', token({ signer: pki.issue('sha1-tsu', { issuer: timestampCa, digest: 'sha1', extensions: tsu() }) }));
     expectReason('valid', token({ signer: pki.issue('sha512-tsu', { issuer: timestampCa, digest: 'sha512', extensions: tsu() }) }));
 
-    const brief = pki.issue('brief-ca', { issuer: root, days: 1, extensions: ca() });
+    const brief = pki.issue('brief-ca', { issuer: root, validity: { to: new Date(Date.now() + 86_400_000) }, extensions: ca() });
     const outliving = pki.issue('brief-tsu', { issuer: brief, extensions: tsu() });
     const later = new Date(Date.now() + 3 * 86_400_000).toISOString().slice(0, 19).replace(/[-T:]/g, '');
     const certificates = [outliving.certificate, brief.certificate];

@@ -1,11 +1,8 @@
 import assert from 'node:assert/strict';
 import { createHash } from 'node:crypto';
-import { readFileSync } from 'node:fs';
-import { join } from 'node:path';
-import { after, afterEach, before, describe, test } from 'node:test';
+import { afterEach, describe, test } from 'node:test';
 import { setImmediate as turn } from 'node:timers/promises';
 import pkcs11 from 'pkcs11js';
-import { homePaths } from '../../config/home.ts';
 import { oid } from '../../pki/der.ts';
 import { readTimeStampToken } from '../../pki/tsp-read.ts';
 import { decodeAnswerBlock } from '../../queue/answer-block.ts';
@@ -13,17 +10,14 @@ import { monotonicMs } from '../../queue/redis-clock.ts';
 import { encodeStampRequests } from '../../queue/stamp-messages.ts';
 import { createCallMemory, longestCallMs } from '../../signer/call-watch.ts';
 import { ConcurrentStamper } from '../../signer/concurrent-stamper.ts';
-import { embeddedModule, type HsmModule, openModule } from '../../signer/pkcs11-module.ts';
 import { createPaceMemory } from '../../signer/session-pace.ts';
 import { writeTsus } from '../../signer/shared-tsus.ts';
-import type { StampedBatch, StampTaskResult, StampWorkerData, Tsu } from '../../signer/stamp-task.ts';
+import type { StampedBatch, StampTaskResult, Tsu } from '../../signer/stamp-task.ts';
 import { Stamper } from '../../signer/stamper.ts';
 import { StampingPool } from '../../signer/stamping-pool.ts';
 import { withoutFaultyModule } from '../support/faulty-module/build.ts';
-import { FaultyModule } from '../support/faulty-module/faulty-module.ts';
+import { faultyTsuWorld } from '../support/faulty-module/tsu-world.ts';
 import { testPolicy } from '../support/software-tsu.ts';
-import { configOf, temporaryFolder } from '../support/token-home.ts';
-import { createTokenTsu } from '../support/token-tsu.ts';
 import { messageImprint } from '../support/tsp-requests.ts';
 import { until } from '../support/until.ts';
 
@@ -42,36 +36,11 @@ const batchOf = (count: number, ttlMs = 60_000): Uint8Array<ArrayBuffer> =>
       () => ttlMs,
     ),
   );
-const label = 'sigillo-timestamp';
 
 describe('a stamper that waits for none of its signatures', { skip: withoutFaultyModule }, () => {
-  const folder = temporaryFolder();
-  const control = temporaryFolder();
-  let faulty: FaultyModule;
-  let module: HsmModule;
-  let data: StampWorkerData;
-  let tsu: Tsu;
-  before(async () => {
-    const made = await createTokenTsu(folder.path);
-    made.module.close();
-    const embedded = embeddedModule(configOf(folder.path));
-    faulty = new FaultyModule(embedded, control.path);
-    module = openModule(faulty);
-    const pinFile = join(homePaths(folder.path).pinFolder, `${label}.pin`);
-    assert.ok(readFileSync(pinFile).length > 0);
-    module.login({ ...embedded, label, purposes: ['timestamp'], pinFile });
-    tsu = made.tsu;
-    data = { ...made.data, modulePath: faulty.modulePath, slot: module.findSlot(label).handle };
-  });
+  const hsm = faultyTsuWorld();
   afterEach(() => {
-    faulty?.reset();
-    if (data !== undefined) writeTsus(data.tsuMemory, [tsu]);
-  });
-  after(() => {
-    module?.close();
-    faulty?.close();
-    folder.remove();
-    control.remove();
+    if (hsm.data !== undefined) writeTsus(hsm.data.tsuMemory, [hsm.tsu]);
   });
 
   const stamp = (stamper: ConcurrentStamper, count: number, atOnce = 4): Promise<StampTaskResult> =>
@@ -83,15 +52,15 @@ describe('a stamper that waits for none of its signatures', { skip: withoutFault
   };
 
   test('answers every request, several batches at a time, with as many signatures at once as it may have', async () => {
-    const token = faulty.token(label);
+    const { token } = hsm;
     token.delaySigning(2_000);
-    const stamper = new ConcurrentStamper(data);
+    const stamper = new ConcurrentStamper(hsm.data);
     const results = (await Promise.all([40, 1, 25].map((count) => stamp(stamper, count)))).map(stamped);
     const serials = new Set<string>();
     for (const [i, count] of [40, 1, 25].entries()) {
       const result = results[i] as StampedBatch;
       const [section, ...others] = sectionsOf(result);
-      assert.deepEqual([section?.tsu.toString('hex'), others.length, result.outcomes.granted], [tsu.id, 0, count]);
+      assert.deepEqual([section?.tsu.toString('hex'), others.length, result.outcomes.granted], [hsm.tsu.id, 0, count]);
       assert.deepEqual(
         section?.answers.map(({ id }) => id),
         Array.from({ length: count }, (_, id) => id),
@@ -116,9 +85,9 @@ describe('a stamper that waits for none of its signatures', { skip: withoutFault
   });
 
   test('keys prove themselves side by side, and hold nothing up meanwhile', async () => {
-    const token = faulty.token(label);
+    const token = hsm.token;
     token.delaySigning(500_000);
-    const stamping = stamp(new ConcurrentStamper(data), 4);
+    const stamping = stamp(new ConcurrentStamper(hsm.data), 4);
     await until('all sessions sign their challenge', () => token.counters.signing === 4);
     assert.equal(token.counters.signatures, 0, 'and none has waited for another');
     assert.equal(stamped(await stamping).outcomes.granted, 4);
@@ -126,8 +95,8 @@ describe('a stamper that waits for none of its signatures', { skip: withoutFault
   });
 
   test('a token that has no room for more sessions is believed', async () => {
-    const token = faulty.token(label);
-    const stamper = new ConcurrentStamper(data);
+    const { token } = hsm;
+    const stamper = new ConcurrentStamper(hsm.data);
     token.limitSessions(token.counters.sessions + 2);
     token.delaySigning(1_000);
     assert.equal(stamped(await stamp(stamper, 30, 16)).outcomes.granted, 30);
@@ -135,8 +104,8 @@ describe('a stamper that waits for none of its signatures', { skip: withoutFault
   });
 
   test('a token that fails: nothing of the batch is answered; a session that is gone is opened anew', async () => {
-    const token = faulty.token(label);
-    const stamper = new ConcurrentStamper(data);
+    const { token } = hsm;
+    const stamper = new ConcurrentStamper(hsm.data);
     stamped(await stamp(stamper, 8));
     token.killSessions();
     assert.equal(stamped(await stamp(stamper, 20)).outcomes.granted, 20);
@@ -148,9 +117,9 @@ describe('a stamper that waits for none of its signatures', { skip: withoutFault
   });
 
   test('what the token will not do is refused alone, and so is what is late', async () => {
-    const stamper = new ConcurrentStamper(data);
+    const stamper = new ConcurrentStamper(hsm.data);
     stamped(await stamp(stamper, 8));
-    faulty.token(label).fail('C_Sign', pkcs11.CKR_DATA_LEN_RANGE, { times: 3 });
+    hsm.token.fail('C_Sign', pkcs11.CKR_DATA_LEN_RANGE, { times: 3 });
     const { outcomes, failure } = stamped(await stamp(stamper, 10));
     assert.deepEqual([outcomes.granted, outcomes.systemFailure, failure?.message], [7, 3, 'CKR_DATA_LEN_RANGE']);
     const late = await stamper.stamp({ payload: batchOf(3, 5), enteredAtMs: monotonicMs() - 100, atOnce: 2 });
@@ -159,18 +128,18 @@ describe('a stamper that waits for none of its signatures', { skip: withoutFault
   });
 
   test('a TSU that is activated meanwhile: each answer is in the section of the one that signed', async () => {
-    const stamper = new ConcurrentStamper(data);
-    const token = faulty.token(label);
+    const stamper = new ConcurrentStamper(hsm.data);
+    const { token } = hsm;
     stamped(await stamp(stamper, 8));
     token.delaySigning(10_000);
     // Behind the proof of the new key in each session, and long before the end of a second of stamps.
     const instant = Date.now() + 400;
-    const next: Tsu = { ...tsu, id: 'ab'.repeat(32), activeFromMs: instant };
-    writeTsus(data.tsuMemory, [tsu, next]);
+    const next: Tsu = { ...hsm.tsu, id: 'ab'.repeat(32), activeFromMs: instant };
+    writeTsus(hsm.data.tsuMemory, [hsm.tsu, next]);
     const sections = sectionsOf(stamped(await stamp(stamper, 400)));
     assert.deepEqual(
       sections.map((section) => section.tsu.toString('hex')),
-      [tsu.id, next.id],
+      [hsm.tsu.id, next.id],
     );
     assert.ok(sections[0]?.answers.every(({ unixMillis }) => unixMillis < instant));
     assert.ok(sections[1]?.answers.every(({ unixMillis }) => unixMillis >= instant));
@@ -179,8 +148,8 @@ describe('a stamper that waits for none of its signatures', { skip: withoutFault
   });
 
   test('a lane that cannot be opened fails the request that asked for it, a lone one too', async () => {
-    const token = faulty.token(label);
-    const stamper = new ConcurrentStamper(data);
+    const { token } = hsm;
+    const stamper = new ConcurrentStamper(hsm.data);
     const rule = token.fail('C_OpenSession', pkcs11.CKR_DEVICE_ERROR, { times: 1 });
     assert.deepEqual(await stamp(stamper, 1), { kind: 'slotFailed', errorClass: 'device', message: 'CKR_DEVICE_ERROR' });
     rule.clear();
@@ -188,9 +157,9 @@ describe('a stamper that waits for none of its signatures', { skip: withoutFault
   });
 
   test('a token that has no room for one lane is stamped with as before, in the session that the thread has', async () => {
-    const token = faulty.token(label);
-    const plain = new Stamper(data);
-    const stamper = new ConcurrentStamper(data, plain);
+    const { token } = hsm;
+    const plain = new Stamper(hsm.data);
+    const stamper = new ConcurrentStamper(hsm.data, plain);
     const rule = token.fail('C_OpenSession', pkcs11.CKR_SESSION_COUNT);
     for (const count of [1, 30]) assert.equal(stamped(await stamp(stamper, count)).outcomes.granted, count);
     assert.ok(rule.calls <= 4, 'and is not asked at every batch');
@@ -199,9 +168,9 @@ describe('a stamper that waits for none of its signatures', { skip: withoutFault
   });
 
   test('a session for each turn, also for those that replace lost ones; waiting for one is no call that hangs', async () => {
-    const token = faulty.token(label);
+    const { token } = hsm;
     const paceMs = 40;
-    const paced = { ...data, paceMemory: createPaceMemory(paceMs), callMemory: createCallMemory() };
+    const paced = { ...hsm.data, paceMemory: createPaceMemory(paceMs), callMemory: createCallMemory() };
     const stamper = new ConcurrentStamper(paced);
     token.delaySigning(2_000);
     stamped(await stamp(stamper, 200, 8));
@@ -230,7 +199,7 @@ describe('a stamper that waits for none of its signatures', { skip: withoutFault
     { threads, sessionsMax, batches, requests }: { threads: number; sessionsMax: number; batches: number; requests: number },
     untilSeen: (pool: StampingPool) => Promise<unknown>,
   ): Promise<void> => {
-    const pool = await StampingPool.start({ data, threads, sessionsMax, inline: false, callMsMax: 10_000, keepAliveMs: 60_000 });
+    const pool = await StampingPool.start({ data: hsm.data, threads, sessionsMax, inline: false, callMsMax: 10_000, keepAliveMs: 60_000 });
     let going = true;
     const loop = async (): Promise<void> => {
       while (going) {
@@ -249,7 +218,7 @@ describe('a stamper that waits for none of its signatures', { skip: withoutFault
   };
 
   test('the pool finds out by itself how many signatures a slow token makes at once', async () => {
-    const token = faulty.token(label);
+    const token = hsm.token;
     token.delaySigning(3_000);
     await load({ threads: 2, sessionsMax: 8, batches: 4, requests: 32 }, async (pool) => {
       assert.equal(pool.atOnce, 2);
@@ -260,14 +229,14 @@ describe('a stamper that waits for none of its signatures', { skip: withoutFault
   });
 
   test('a single batch for each thread is reason enough, when it has more requests than are in the token', async () => {
-    faulty.token(label).delaySigning(3_000);
+    hsm.token.delaySigning(3_000);
     await load({ threads: 2, sessionsMax: 8, batches: 2, requests: 32 }, (pool) =>
       until('it has as many at once as it may', () => pool.atOnce === 8, 20_000),
     );
   });
 
   test('batches of one request fill the token too', async () => {
-    const token = faulty.token(label);
+    const token = hsm.token;
     token.delaySigning(3_000);
     await load({ threads: 1, sessionsMax: 4, batches: 8, requests: 1 }, (pool) =>
       until('there are four in the token', () => pool.signing === 4 && token.counters.signing === 4, 20_000),
@@ -275,8 +244,15 @@ describe('a stamper that waits for none of its signatures', { skip: withoutFault
   });
 
   test('a call that does not come back is seen, and ends the pool', async () => {
-    const token = faulty.token(label);
-    const pool = await StampingPool.start({ data, threads: 2, sessionsMax: 8, inline: false, callMsMax: 300, keepAliveMs: 60_000 });
+    const { token } = hsm;
+    const pool = await StampingPool.start({
+      data: hsm.data,
+      threads: 2,
+      sessionsMax: 8,
+      inline: false,
+      callMsMax: 300,
+      keepAliveMs: 60_000,
+    });
     const rule = token.hang('C_Sign', { times: 1 });
     const pending = Promise.allSettled([pool.stamp(Buffer.from(batchOf(1)), monotonicMs())]);
     assert.equal((await pool.failed).code, 'HSM_DEVICE');

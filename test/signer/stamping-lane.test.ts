@@ -88,7 +88,7 @@ describe('the place of a signer in the lane', { skip: redisServerMissing() }, ()
       redisDurable: () => true,
     });
     const membership = await takeUpLane({
-      parts: { config, log, command, pool: { threads: 2, stamp }, metrics, told: () => undefined },
+      parts: { config, log, command, pool: { threads: 2, atOnce: 2, stamp }, metrics, told: () => undefined },
       tsus: () => signer.tsus,
       clockMemory: signer.clockMemory,
       joined: () => void signer.moves.push('in'),

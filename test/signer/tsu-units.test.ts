@@ -1,57 +1,27 @@
 /** Which TSUs a thread has open: those that are due or nearly so, as many as the token has room for, and never fewer than one that stamps. */
 import assert from 'node:assert/strict';
-import { readFileSync } from 'node:fs';
-import { join } from 'node:path';
-import { after, afterEach, before, describe, type TestContext, test } from 'node:test';
+import { before, describe, type TestContext, test } from 'node:test';
 import pkcs11 from 'pkcs11js';
-import { homePaths } from '../../config/home.ts';
-import { embeddedModule, type HsmModule, openModule } from '../../signer/pkcs11-module.ts';
 import { noTurns } from '../../signer/session-pace.ts';
 import { createTsuMemory } from '../../signer/shared-tsus.ts';
-import type { StampWorkerData, Tsu } from '../../signer/stamp-task.ts';
+import type { Tsu } from '../../signer/stamp-task.ts';
 import { TsuUnits } from '../../signer/tsu-units.ts';
 import { withoutFaultyModule } from '../support/faulty-module/build.ts';
-import { FaultyModule } from '../support/faulty-module/faulty-module.ts';
-import { configOf, temporaryFolder } from '../support/token-home.ts';
-import { createTokenTsu } from '../support/token-tsu.ts';
-
-const label = 'sigillo-timestamp';
+import { faultyTsuWorld } from '../support/faulty-module/tsu-world.ts';
 
 describe('the TSUs of a thread', { skip: withoutFaultyModule }, () => {
-  const folder = temporaryFolder();
-  const control = temporaryFolder();
+  const hsm = faultyTsuWorld();
   /** After the beginning of the certificate's period. */
   let start: number;
-  let faulty: FaultyModule;
-  let module: HsmModule;
-  let data: StampWorkerData;
-  let tsu: Tsu;
-  before(async () => {
-    const made = await createTokenTsu(folder.path);
-    made.module.close();
-    const embedded = embeddedModule(configOf(folder.path));
-    faulty = new FaultyModule(embedded, control.path);
-    module = openModule(faulty);
-    const pinFile = join(homePaths(folder.path).pinFolder, `${label}.pin`);
-    assert.ok(readFileSync(pinFile).length > 0);
-    module.login({ ...embedded, label, purposes: ['timestamp'], pinFile });
-    tsu = made.tsu;
+  before(() => {
     start = Date.now() + 1_000;
-    data = { ...made.data, modulePath: faulty.modulePath, slot: module.findSlot(label).handle };
-  });
-  afterEach(() => faulty?.reset());
-  after(() => {
-    module?.close();
-    faulty?.close();
-    folder.remove();
-    control.remove();
   });
 
   const world = (t: TestContext, ...tsus: readonly Tsu[]) => {
     t.mock.timers.enable({ apis: ['Date'], now: start });
-    const token = faulty.token(label);
+    const { token } = hsm;
     const before = token.counters.sessions;
-    const units = new TsuUnits({ ...data, tsuMemory: createTsuMemory(tsus) }, noTurns);
+    const units = new TsuUnits({ ...hsm.data, tsuMemory: createTsuMemory(tsus) }, noTurns);
     const lookAt = (ms: number): string => {
       t.mock.timers.setTime(start + ms);
       units.refresh();
@@ -59,45 +29,50 @@ describe('the TSUs of a thread', { skip: withoutFaultyModule }, () => {
     };
     return { token, units, lookAt, sessions: () => token.counters.sessions - before };
   };
-  const next = (inMs: number, change: Partial<Tsu> = {}): Tsu => ({ ...tsu, id: 'ab'.repeat(32), activeFromMs: start + inMs, ...change });
+  const next = (inMs: number, change: Partial<Tsu> = {}): Tsu => ({
+    ...hsm.tsu,
+    id: 'ab'.repeat(32),
+    activeFromMs: start + inMs,
+    ...change,
+  });
 
   test('one that is scheduled is opened two minutes before it stamps', (t) => {
-    const { units, lookAt, sessions } = world(t, tsu, next(3_600_000));
-    assert.deepEqual([lookAt(0), sessions()], [tsu.id, 1]);
-    assert.deepEqual([lookAt(3_400_000), sessions()], [tsu.id, 1]);
-    assert.deepEqual([lookAt(3_481_000), sessions()], [tsu.id, 2]);
+    const { units, lookAt, sessions } = world(t, hsm.tsu, next(3_600_000));
+    assert.deepEqual([lookAt(0), sessions()], [hsm.tsu.id, 1]);
+    assert.deepEqual([lookAt(3_400_000), sessions()], [hsm.tsu.id, 1]);
+    assert.deepEqual([lookAt(3_481_000), sessions()], [hsm.tsu.id, 2]);
     assert.deepEqual([lookAt(3_600_000), sessions()], ['ab'.repeat(32), 2]);
     units.close();
   });
 
   test('a token with room for one session: the successor takes the place of its predecessor, at its instant', (t) => {
-    const { token, units, lookAt, sessions } = world(t, tsu, next(60_000));
+    const { token, units, lookAt, sessions } = world(t, hsm.tsu, next(60_000));
     token.limitSessions(token.counters.sessions + 1);
-    assert.deepEqual([lookAt(0), sessions()], [tsu.id, 1]);
+    assert.deepEqual([lookAt(0), sessions()], [hsm.tsu.id, 1]);
     assert.match(units.setAside.join(), /CKR_SESSION_COUNT/, 'and it is told while there is time');
-    assert.deepEqual([lookAt(59_999), sessions()], [tsu.id, 1]);
+    assert.deepEqual([lookAt(59_999), sessions()], [hsm.tsu.id, 1]);
     assert.deepEqual([lookAt(70_000), sessions()], ['ab'.repeat(32), 1]);
     assert.deepEqual([lookAt(80_001), sessions(), units.setAside], ['ab'.repeat(32), 1, []], 'the predecessor is not missed');
     units.close();
   });
 
   test('a successor whose key is not found is set aside, and taken when it is there', (t) => {
-    const { token, units, lookAt, sessions } = world(t, tsu, next(60_000, { keyLabel: 'not-yet' }));
-    assert.deepEqual([lookAt(0), sessions()], [tsu.id, 1]);
+    const { token, units, lookAt, sessions } = world(t, hsm.tsu, next(60_000, { keyLabel: 'not-yet' }));
+    assert.deepEqual([lookAt(0), sessions()], [hsm.tsu.id, 1]);
     assert.match(units.setAside.join(), /not-yet/);
     const looks = token.fail('C_OpenSession', pkcs11.CKR_DEVICE_ERROR, { every: 1_000 });
     for (let i = 0; i < 100; i += 1) lookAt(i);
     assert.equal(looks.calls, 0, 'not at every stamp');
-    assert.deepEqual([lookAt(120_000), sessions()], [tsu.id, 1], 'also when it is due: the other may stamp still');
+    assert.deepEqual([lookAt(120_000), sessions()], [hsm.tsu.id, 1], 'also when it is due: the other may stamp still');
     units.close();
   });
 
   test('the last one that may stamp is not set aside, and a token that fails is a failure', (t) => {
-    const alone = world(t, { ...tsu, keyLabel: 'gone' });
+    const alone = world(t, { ...hsm.tsu, keyLabel: 'gone' });
     assert.throws(() => alone.units.refresh(), { code: 'HSM_KEY_MISSING' });
     assert.equal(alone.sessions(), 0);
     t.mock.timers.reset();
-    const { token, units, sessions } = world(t, tsu, next(1_000));
+    const { token, units, sessions } = world(t, hsm.tsu, next(1_000));
     token.fail('C_OpenSession', pkcs11.CKR_DEVICE_ERROR, { every: 2, times: 1 });
     assert.throws(() => units.refresh(), { name: 'Pkcs11Error' });
     assert.equal(sessions(), 0);

@@ -2,8 +2,9 @@
 import { createHash } from 'node:crypto';
 import { parseConfig } from '../../config/load.ts';
 import type { Config } from '../../config/schema.ts';
-import { createAccessGuard } from '../../gateway/access-guard.ts';
-import type { ClientAccess } from '../../gateway/client-access.ts';
+import { type AccessGuard, createAccessGuard } from '../../gateway/access-guard.ts';
+import { createAuthenticationRecording } from '../../gateway/authentication-recording.ts';
+import type { JournalBacklog } from '../../gateway/journal-backlog.ts';
 import { createRefusalRecording } from '../../gateway/refusal-recording.ts';
 import { createStamping, type Stamping } from '../../gateway/stamping.ts';
 import { createGatewayMetrics } from '../../observability/gateway-metrics.ts';
@@ -11,6 +12,7 @@ import type { JournalRecorder, RecordedEvent } from '../../observability/journal
 import { serialOctets } from '../../pki/token-template.ts';
 import type { LaneAnswer } from '../../queue/lane-requester.ts';
 import type { StampRequest } from '../../queue/stamp-messages.ts';
+import { scriptedAccess } from './scripted-guard.ts';
 import { makeTemplate, type SoftwareTsu, tokenOf } from './software-tsu.ts';
 
 export type LaneRequest = Omit<StampRequest, 'id'>;
@@ -19,6 +21,9 @@ export type LaneScript = (request: LaneRequest) => LaneAnswer | Promise<LaneAnsw
 
 export interface StampingBench {
   readonly stamping: Stamping;
+  /** What asks for credentials in it, also where anybody may stamp. */
+  readonly guard: AccessGuard;
+  readonly backlog: Pick<JournalBacklog, 'isFull' | 'areEventsFull'>;
   /** Requests that reached the lane, in order. */
   readonly asked: LaneRequest[];
   /** What the lane answers from now on; grants everything at first. */
@@ -29,11 +34,11 @@ export interface StampingBench {
   backlogged: boolean;
   /** The same for events that belong to no lane. */
   eventsBacklogged: boolean;
-  /** What the gateway tells the journal. */
-  readonly events: RecordedEvent<'authentication.failed'>[];
+  /** Failures of authentication that Redis has, in order. */
+  readonly failures: RecordedEvent<'authentication.failed'>[];
   /** Refusals that Redis has, in order. */
   readonly refusals: RecordedEvent<'timestamp.refused'>[];
-  /** What stands between a refusal and Redis having it; nothing at first. */
+  /** What stands between either of them and Redis having it; nothing at first. */
   recording: () => Promise<void>;
   /** How often it was looked whether there is room for events. */
   readonly eventsLooks: number;
@@ -65,17 +70,6 @@ export const granting = (tsu: SoftwareTsu, unixMillis = 1_800_000_000_120): Lane
   };
 };
 
-const scriptedAccess = (
-  clients: Readonly<Record<string, string>>,
-  auditors: readonly string[] = [],
-): Pick<ClientAccess, 'authenticate'> => ({
-  authenticate: (header) => {
-    const name = header === undefined ? undefined : clients[header];
-    if (name === undefined) return { kind: 'refused', reason: header === undefined ? 'missing' : 'wrong', name: '' };
-    return { kind: 'client', name, role: auditors.includes(name) ? 'auditor' : 'client' };
-  },
-});
-
 export const createStampingBench = (tsu: SoftwareTsu, options: StampingBenchOptions = {}): StampingBench => {
   const config: Config['timestamp'] = parseConfig({ timestamp: options.timestamp ?? {} }).timestamp;
   const metrics = createGatewayMetrics({
@@ -99,15 +93,20 @@ export const createStampingBench = (tsu: SoftwareTsu, options: StampingBenchOpti
     },
   };
   const access = scriptedAccess(clients ?? {}, options.auditors);
-  const recorder: Pick<JournalRecorder, 'record' | 'recordAllNow'> = {
-    record: (event) => void bench.events.push(event as unknown as RecordedEvent<'authentication.failed'>),
+  const recorder: Pick<JournalRecorder, 'recordAllNow'> = {
     async recordAllNow(events) {
       await bench.recording();
-      bench.refusals.push(...(events as unknown as RecordedEvent<'timestamp.refused'>[]));
+      for (const event of events) {
+        if (event.kind === 'timestamp.refused') bench.refusals.push(event as unknown as RecordedEvent<'timestamp.refused'>);
+        else bench.failures.push(event as unknown as RecordedEvent<'authentication.failed'>);
+      }
     },
   };
-  const { inFlightMax: waitingMax, deadlineMs } = config;
+  const recording = { recorder, backlog, waitingMax: config.inFlightMax, deadlineMs: config.deadlineMs };
+  const guard = createAccessGuard({ metrics, failures: createAuthenticationRecording(recording), access });
   const bench: StampingBench = {
+    guard,
+    backlog,
     stamping: createStamping({
       config,
       metrics,
@@ -123,15 +122,15 @@ export const createStampingBench = (tsu: SoftwareTsu, options: StampingBenchOpti
       },
       certificates: { chainOf: (wanted) => (wanted === id && options.unpublished !== true ? tsu.chain : undefined) },
       backlog,
-      refusals: createRefusalRecording({ recorder, backlog, waitingMax, deadlineMs }),
-      guard: clients === undefined ? undefined : createAccessGuard({ metrics, recorder, backlog, access }),
+      refusals: createRefusalRecording(recording),
+      guard: clients === undefined ? undefined : guard,
     }),
     asked: [],
     script: granting(tsu),
     room: 10_000,
     backlogged: false,
     eventsBacklogged: false,
-    events: [],
+    failures: [],
     refusals: [],
     recording: async () => undefined,
     get eventsLooks() {

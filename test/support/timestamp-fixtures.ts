@@ -25,10 +25,30 @@ export interface IssueOptions {
   readonly extensions: readonly string[];
   readonly digest?: string;
   readonly signatureOptions?: readonly string[];
-  readonly days?: number;
+  /** What lies outside is not covered by the certificate. @defaultValue so long that it makes no difference on which day a test runs */
+  readonly validity?: { readonly from?: Date; readonly to: Date };
 }
 
 const p256 = ['-algorithm', 'EC', '-pkeyopt', 'ec_paramgen_curve:P-256'];
+
+/** Tests stamp at fixed times, and at the time that it is. */
+const bornAt = new Date('2024-01-01T00:00:00Z');
+const endsAt = new Date('2089-12-31T23:59:59Z');
+const opensslTime = (time: Date): string => `${time.toISOString().slice(0, 19).replace(/[-T:]/g, '')}Z`;
+
+/** `openssl ca` sets both ends of a validity, which `openssl x509` of OpenSSL 3.0 cannot; it wants its books. */
+const issuerConfig = `[ca]
+default_ca = here
+[here]
+database = index.txt
+serial = serial
+new_certs_dir = .
+policy = any
+unique_subject = no
+[any]
+organizationName = optional
+commonName = optional
+`;
 
 /** A folder with certificates in it. */
 export class TestPki {
@@ -56,21 +76,16 @@ export class TestPki {
     const requestFile = join(this.folder, `${name}.csr`);
     this.openssl('req', '-new', '-key', keyFile, '-subj', `/O=Test/CN=${options.subject ?? name}`, '-out', requestFile);
     const extensionFile = this.file(`${name}.ext`, options.extensions.join('\n'));
+    const { issuer, validity = { to: endsAt } } = options;
     const signer =
-      options.issuer === undefined ? ['-signkey', keyFile] : ['-CA', options.issuer.certificateFile, '-CAkey', options.issuer.keyFile];
+      issuer === undefined ? ['-selfsign', '-keyfile', keyFile] : ['-cert', issuer.certificateFile, '-keyfile', issuer.keyFile];
     this.#serial += 1;
-    const common = [
-      '-in',
-      requestFile,
-      '-extfile',
-      extensionFile,
-      '-set_serial',
-      String(this.#serial),
-      '-days',
-      String(options.days ?? 3_650),
-    ];
-    const digest = [`-${options.digest ?? 'sha256'}`, ...(options.signatureOptions ?? [])];
-    this.openssl('x509', '-req', ...common, ...signer, ...digest, '-out', certificateFile);
+    this.file('serial', this.#serial.toString(16));
+    this.file('index.txt', '');
+    const books = ['-batch', '-notext', '-preserveDN', '-config', this.file('issuer.conf', issuerConfig)];
+    const times = ['-startdate', opensslTime(validity.from ?? bornAt), '-enddate', opensslTime(validity.to)];
+    const digest = ['-md', options.digest ?? 'sha256', ...(options.signatureOptions ?? [])];
+    this.openssl('ca', ...books, ...signer, ...times, ...digest, '-in', requestFile, '-extfile', extensionFile, '-out', certificateFile);
     const certificate = new X509Certificate(this.openssl('x509', '-in', certificateFile));
     const key = createPrivateKey(this.openssl('pkey', '-in', keyFile));
     return { name, key, keyFile, certificate, certificateFile };

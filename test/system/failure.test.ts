@@ -2,130 +2,36 @@
 import assert from 'node:assert/strict';
 import { mkdirSync, renameSync } from 'node:fs';
 import { join } from 'node:path';
-import { after, afterEach, describe, type TestContext, test } from 'node:test';
+import { describe, type TestContext, test } from 'node:test';
 import { setTimeout as delay } from 'node:timers/promises';
-import { Redis } from 'ioredis';
 import { homePaths } from '../../config/home.ts';
-import { readTimeStampResp, readTimeStampToken } from '../../pki/tsp-read.ts';
-import { laneKeys, signerGroup } from '../../queue/keys.ts';
-import { opensslMissing, RelyingParty } from '../support/openssl-ts.ts';
-import { redisServerMissing, startTestRedis } from '../support/redis-server.ts';
-import { isRunning, residentBytes, type Service, ServiceFolder, type StartOptions, until } from '../support/service.ts';
-import { describeLoad, type LoadJob, type LoadRecord, type LoadResult, nowMs, type RunningLoad, startLoad } from '../support/stamp-load.ts';
-import { withoutSofthsm } from '../support/token-home.ts';
+import { laneKeys } from '../../queue/keys.ts';
+import { RelyingParty } from '../support/openssl-ts.ts';
+import { type Service, until } from '../support/service.ts';
+import {
+  answeredOnly,
+  assertAnswered,
+  assertLaneEmpty,
+  assertUniqueSerials,
+  backAfterMs,
+  connections,
+  defaultDeadlineMs,
+  failureSkip,
+  failureWorld,
+  kill,
+  loadOver,
+  withRedis,
+} from '../support/service-failures.ts';
+import { describeLoad, nowMs, type RunningLoad, startLoad } from '../support/stamp-load.ts';
 
-const skip = withoutSofthsm || redisServerMissing() || (await opensslMissing());
 const long = process.env['TEST_LONG'] !== undefined;
 const keys = laneKeys('timestamp');
-const connections = 64;
-/** The service keeps deadlines to 20 ms; a machine that runs more than this test does not. */
-const deadlineSlackMs = 1_500;
 /** The promise: service is back in under 5 seconds by itself. */
 const backMsMax = 5_000;
-const defaultDeadlineMs = 5_000;
 /** A token has to be found first: until the failure counts as one of the device, and then the start of a new signer. */
 const backWithTokenMsMax = 15_000;
 
-/** One home for all tests of this file: its keys are made once. */
-const folder = new ServiceFolder();
-after(folder.remove);
-// A test that fails must not take the next one with it.
-afterEach(folder.killAll);
-
-const withService = async (options: StartOptions, use: (service: Service) => Promise<void>): Promise<void> => {
-  const service = await folder.start(options);
-  try {
-    await use(service);
-  } catch (error) {
-    (error as Error).message += service.lastOutput;
-    throw error;
-  } finally {
-    assert.equal(await service.stop(), 0, service.lastOutput);
-  }
-};
-
-const withRedis = async <T>(service: Service, use: (redis: Redis) => Promise<T>): Promise<T> => {
-  const redis = new Redis({ path: homePaths(service.home).redisSocket });
-  try {
-    return await use(redis);
-  } finally {
-    redis.disconnect();
-  }
-};
-
-/** Nothing hangs, nothing is lost, and nothing takes longer than its deadline. */
-const assertAnswered = (result: LoadResult, deadlineMs: number, allowed: readonly string[]): void => {
-  const message = describeLoad(result);
-  for (const outcome of Object.keys(result.counts)) assert.ok(allowed.includes(outcome), `${outcome}: ${message}`);
-  const late = result.records.filter(({ startedAt, endedAt }) => endedAt - startedAt > deadlineMs + deadlineSlackMs);
-  assert.equal(late.length, 0, `${late.length} answers after their deadline: ${message}`);
-};
-
-const isGranted = ({ outcome }: LoadRecord): boolean => outcome === 'granted';
-
-/** Time from the fault to the first stamp that was asked for after it; from then on there are only stamps. */
-const backAfterMs = (result: LoadResult, faultAt: number): number => {
-  const later = result.records.filter(({ startedAt }) => startedAt > faultAt);
-  const backAt = later.filter(isGranted).reduce((first, { endedAt }) => Math.min(first, endedAt), Number.POSITIVE_INFINITY);
-  const refusedLater = later.filter((record) => !isGranted(record) && record.startedAt > backAt + 500);
-  assert.equal(refusedLater.length, 0, `refused after the service was back: ${describeLoad(result)}`);
-  return backAt - faultAt;
-};
-
-/** No serial number was answered twice, whatever died. */
-const assertUniqueSerials = (result: LoadResult): void => {
-  const serials = result.kept.map(({ response }) => {
-    const { timeStampToken } = readTimeStampResp(response);
-    assert.ok(timeStampToken !== undefined);
-    return Buffer.from(readTimeStampToken(timeStampToken).tstInfo.serialNumber).toString('hex');
-  });
-  assert.equal(serials.length, result.counts['granted']);
-  assert.equal(new Set(serials).size, serials.length);
-};
-
-/** Load before, over and after a fault. */
-const loadOver = async (
-  service: Service,
-  fault: (load: RunningLoad) => Promise<number>,
-  job: Partial<LoadJob> = {},
-): Promise<{ result: LoadResult; faultAt: number }> => {
-  const load = await startLoad({ port: service.port, connections, keep: true, ...job });
-  try {
-    await load.untilGranted(300);
-    const faultAt = await fault(load);
-    // Enough for a good many stamps of every connection after the recovery.
-    await load.untilGranted(load.granted() + 20 * connections, 30_000);
-    return { result: await load.stop(), faultAt };
-  } finally {
-    load.abort();
-  }
-};
-
-const kill =
-  (service: Service, name: 'signer' | 'gateway' | 'redis', signal: NodeJS.Signals = 'SIGKILL') =>
-  async (): Promise<number> => {
-    const pid = service.requirePid(name);
-    const killedAt = nowMs();
-    process.kill(pid, signal);
-    await until(`the end of the ${name}`, () => !isRunning(pid));
-    // One that ends in order serves until it has: the fault begins there.
-    const at = signal === 'SIGKILL' ? killedAt : nowMs();
-    await until(`another ${name}`, () => {
-      const now = service.pidOf(name);
-      return now !== undefined && now !== pid;
-    });
-    return at;
-  };
-
-/** What the lane looks like when all is done. */
-const assertLaneEmpty = (service: Service): Promise<void> =>
-  withRedis(service, async (redis) => {
-    await until('the requests stream is empty', async () => (await redis.xlen(keys.requests)) === 0, 10_000);
-    await until('nothing is pending', async () => ((await redis.xpending(keys.requests, signerGroup)) as [number])[0] === 0, 10_000);
-    assert.match(await service.metrics(), /^tsp_in_flight 0$/m);
-  });
-
-const answeredOnly = ['granted', 'busy', 'refused:systemFailure'];
+const { folder, withService } = failureWorld();
 
 const killOften = async (context: TestContext, name: 'signer' | 'gateway' | 'redis', allowed: readonly string[]): Promise<void> => {
   // Each death of a young process doubles the wait before its next start, so a campaign begins anew now and then.
@@ -149,7 +55,7 @@ const killOften = async (context: TestContext, name: 'signer' | 'gateway' | 'red
   }
 };
 
-describe('a process is killed under load', { skip }, () => {
+describe('a process is killed under load', { skip: failureSkip }, () => {
   test('the signer', (context) => killOften(context, 'signer', answeredOnly));
   test('Redis', (context) => killOften(context, 'redis', answeredOnly));
   // Its connections break with it; what was on them is lost for the client, who connects and asks again.
@@ -188,7 +94,7 @@ describe('a process is killed under load', { skip }, () => {
     }));
 });
 
-describe('a process stands still under load', { skip }, () => {
+describe('a process stands still under load', { skip: failureSkip }, () => {
   const deadlineMs = 1_500;
   const freeze = (service: Service, name: 'signer' | 'redis', dependency: RegExp) => async (): Promise<number> => {
     const pid = service.requirePid(name);
@@ -250,130 +156,7 @@ describe('a process stands still under load', { skip }, () => {
     }));
 });
 
-describe('overload', { skip }, () => {
-  test('more than the bound is refused at once, memory stays, and all is well afterwards', (context) =>
-    withService({ settings: { timestamp: { inFlightMax: 50, imprintsMax: 50 } } }, async (service) => {
-      const gateway = service.requirePid('gateway');
-      const warm = await startLoad({ port: service.port, connections: 16, requestsMax: 2_000 });
-      assert.deepEqual((await warm.done).counts, { granted: 2_000 });
-      const before = residentBytes(gateway);
-
-      const load = await startLoad({ port: service.port, connections: 500, pauseMs: 5 });
-      context.after(load.abort);
-      const samples: number[] = [];
-      const isEnough = (): boolean => {
-        samples.push(residentBytes(gateway));
-        return load.granted() >= (long ? 100_000 : 8_000);
-      };
-      await until('a good deal of overload', isEnough, long ? 300_000 : 60_000);
-      const result = await load.stop();
-      const peak = Math.max(...samples);
-      context.diagnostic(
-        `${describeLoad(result)}; gateway ${(before / 2 ** 20).toFixed(0)} MiB before, at most ${(peak / 2 ** 20).toFixed(0)} MiB`,
-      );
-      assertAnswered(result, defaultDeadlineMs, ['granted', 'busy']);
-      const busy = result.records.filter(({ outcome }) => outcome === 'busy').map(({ startedAt, endedAt }) => endedAt - startedAt);
-      assert.ok(busy.length > 1_000, describeLoad(result));
-      // 500 connections share two cores with the rest: a refusal waits for its turn in the gateway, but for no stamp.
-      const median = busy.toSorted((a, b) => a - b)[busy.length >> 1] as number;
-      assert.ok(median < 500, `half of the refusals took longer than ${median} ms`);
-      // 150 to 280 MiB in eight runs, by when the old generation is collected; 450 when each request was kept in a set.
-      assert.ok(peak < 300 * 2 ** 20, `${peak} bytes`);
-      assert.equal(service.pidOf('gateway'), gateway, 'it lived through it');
-      assert.match(await service.metrics(), new RegExp(`^tsp_requests_total\\{outcome="overloaded"\\} ${busy.length}$`, 'm'));
-
-      const afterwards = await startLoad({ port: service.port, connections: 16, requestsMax: 1_000 });
-      assert.deepEqual((await afterwards.done).counts, { granted: 1_000 });
-      await assertLaneEmpty(service);
-    }));
-
-  test('many imprints at once: a request that does not fit is refused whole, with Retry-After', (context) =>
-    withService({ settings: { timestamp: { inFlightMax: 50, imprintsMax: 50 } } }, async (service) => {
-      const signer = service.requirePid('signer');
-      process.kill(signer, 'SIGSTOP'); // so that what is in flight stays there
-      const load = await startLoad({ port: service.port, connections: 20 });
-      context.after(load.abort);
-      try {
-        await until('20 in flight', async () => /^tsp_in_flight 20$/m.test(await service.metrics()));
-        const hashes = Array.from({ length: 40 }, () => ({ algorithm: 'sha256', hash: Buffer.alloc(32).toString('base64') }));
-        const ask = (): Promise<Response> =>
-          fetch(`${service.origin}/v1/timestamps`, {
-            method: 'POST',
-            headers: { 'content-type': 'application/json' },
-            body: JSON.stringify({ hashes }),
-          });
-        const refused = await ask();
-        assert.equal(refused.status, 503);
-        assert.equal(refused.headers.get('retry-after'), '1');
-        assert.equal(((await refused.json()) as { error: string }).error, 'OVERLOADED');
-        process.kill(signer, 'SIGCONT');
-        const granted = await until('room again', async () => {
-          const response = await ask();
-          return response.status === 200 ? ((await response.json()) as { timestamps: { status: string }[] }) : undefined;
-        });
-        assert.ok(granted.timestamps.every(({ status }) => status === 'granted'));
-      } finally {
-        process.kill(signer, 'SIGCONT');
-        await load.stop();
-      }
-    }));
-
-  test('without any signer: 503 at the deadline, and the requests stream stays short', async (context) => {
-    const deadlineMs = 1_000;
-    await withService({}, async () => undefined); // makes the home
-    const redis = await startTestRedis({ appendOnly: true });
-    const settings = { redis: { mode: 'url', url: `unix://${redis.socket}` }, timestamp: { deadlineMs } };
-    const gateway = await folder.spawn({ command: 'gateway', settings });
-    try {
-      await until('the gateway serves', async () => (await gateway.readiness()) !== undefined);
-      const readiness = await gateway.readiness();
-      assert.equal(readiness?.status, 503);
-      assert.deepEqual(
-        readiness?.dependencies.filter(({ ok }) => !ok).map(({ name }) => name),
-        ['signers'],
-      );
-
-      const client = redis.connect();
-      const load = await startLoad({ port: gateway.port, connections: 400, keep: true });
-      context.after(load.abort);
-      const lengths: number[] = [];
-      const samples: number[] = [];
-      const end = performance.now() + 4 * deadlineMs;
-      await until('four deadlines', async () => {
-        lengths.push(await client.xlen(keys.requests));
-        samples.push(residentBytes(gateway.pid));
-        return performance.now() > end;
-      });
-      const longest = Math.max(...lengths);
-      context.diagnostic(
-        `the requests stream had at most ${longest} entries; gateway at most ${(Math.max(...samples) / 2 ** 20).toFixed(0)} MiB`,
-      );
-      // entriesOutstandingMax is 4; an entry that is given up is deleted while the next is on its way.
-      assert.ok(longest >= 1 && longest <= 16, `${longest} entries`);
-      assert.ok(Math.max(...samples) < 300 * 2 ** 20);
-
-      // The first signer finds nothing old to sign, and the waiting clients are served.
-      const signer = await folder.start({ command: 'signer', settings });
-      await load.untilGranted(2_000, 30_000);
-      const result = await load.stop();
-      assertAnswered(result, deadlineMs, answeredOnly);
-      const busy = result.records.filter(({ outcome }) => outcome === 'busy');
-      assert.ok(busy.length >= 800, describeLoad(result));
-      const early = busy.filter(({ startedAt, endedAt }) => endedAt - startedAt < deadlineMs - 50);
-      assert.equal(early.length, 0, 'nothing was full, so every one had its whole time');
-      assertUniqueSerials(result);
-      assert.equal(await client.xlen(keys.requests), 0);
-      assert.equal(await signer.stop(), 0, signer.lastOutput);
-      assert.match(await gateway.metrics(), /^tsp_requests_total\{outcome="expired"\} [1-9]/m);
-    } finally {
-      await gateway.stop();
-      await redis.close();
-    }
-    assert.deepEqual(await gateway.ended, { code: 0, signal: null }, gateway.lastOutput);
-  });
-});
-
-describe('the token goes away under load', { skip }, () => {
+describe('the token goes away under load', { skip: failureSkip }, () => {
   test('requests are refused, not left hanging, and the service comes back when the token does', (context) =>
     withService({}, async (service) => {
       const { tokenFolder } = homePaths(service.home);

@@ -124,7 +124,9 @@ describe('what is needed longer than it is kept', () => {
     checkpointTsu = testTsu(pki);
     const hierarchy = makeHierarchy(pki);
     tsu = makeSoftwareTsu(pki, hierarchy, 'ec-p256', 'stamping');
-    const { certificate } = pki.issue('short-lived', { issuer: hierarchy.authority, extensions: [], days: 30 });
+    // It has stamped nothing in this journal, and cannot any more.
+    const validity = { to: new Date('2026-12-31T00:00:00Z') };
+    const { certificate } = pki.issue('short-lived', { issuer: hierarchy.authority, extensions: [], validity });
     shortLived = { ...tsu, identity: { ...tsu.identity, certificate }, chain: [certificate.raw] };
     sign = createSigner(tsu);
     journal.append({ kind: 'tsu.published', subject: 'ab'.repeat(32), detail: { chain: checkpointTsu.chain } });

@@ -193,7 +193,7 @@ describe('searching the journal', () => {
         allKinds.toSorted(),
       );
       assert.equal(
-        counted.kinds.flatMap(sumOutcomes).reduce((a, b) => a + b, 0),
+        counted.kinds.flatMap(({ counts }) => sumOutcomes(counts)).reduce((a, b) => a + b, 0),
         hours,
       );
       const refused = counted.kinds.flatMap(({ counts }) => counts.refused).reduce((a, b) => a + b, 0);
@@ -202,7 +202,7 @@ describe('searching the journal', () => {
     const one = await countEntries(journal.client, { fromMicros: begin + 5 * hour, toMicros: begin + 6 * hour });
     assert.deepEqual('kinds' in one && one.kinds.map(({ kind, total }) => [kind, total]), [[drafts[5]?.kind, 1]]);
     const none = await countEntries(journal.client, { toMicros: begin });
-    assert.deepEqual(none, { by: 'day', intervals: [], total: 0, kinds: [] });
+    assert.deepEqual(none, { by: 'day', intervals: [], total: 0, occurrences: 0, kinds: [] });
   });
 
   test('statistics: intervals are grouped without loss', async () => {
@@ -218,7 +218,7 @@ describe('searching the journal', () => {
       const grouped = groupIntervals(counted, most);
       assert.deepEqual([grouped.length, grouped.statistics.intervals.length], [length, groups]);
       assert.equal(
-        grouped.statistics.kinds.flatMap(sumOutcomes).reduce((a, b) => a + b, 0),
+        grouped.statistics.kinds.flatMap(({ counts }) => sumOutcomes(counts)).reduce((a, b) => a + b, 0),
         hours,
       );
     }

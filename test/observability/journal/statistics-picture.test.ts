@@ -8,20 +8,27 @@ import { allKinds } from './fixtures.ts';
 
 const begin = Date.UTC(2026, 10, 1);
 const dayMs = 86_400_000;
-const kindOf = (kind: string, counts: Partial<Record<EventOutcome, number[]>>, days: number): KindStatistics => {
+type Counts = Partial<Record<EventOutcome, number[]>>;
+const countedOf = (counts: Counts, days: number) => {
   const whole = { success: Array(days).fill(0), refused: Array(days).fill(0), failure: Array(days).fill(0), ...counts };
   return {
-    kind,
     counts: whole,
     total: Object.values(whole)
       .flat()
       .reduce((a, b) => a + b, 0),
   };
 };
+/** @param occurrences as many as entries, unless they are given */
+const kindOf = (kind: string, counts: Counts, days: number, occurrences: Counts = counts): KindStatistics => ({
+  kind,
+  ...countedOf(counts, days),
+  occurrences: countedOf(occurrences, days),
+});
 const statisticsOf = (kinds: readonly KindStatistics[], days: number): Statistics => ({
   by: 'day',
   intervals: Array.from({ length: days }, (_, i) => begin + i * dayMs),
   total: kinds.reduce((sum, { total }) => sum + total, 0),
+  occurrences: kinds.reduce((sum, { occurrences }) => sum + occurrences.total, 0),
   kinds,
 });
 const draw = (kinds: readonly KindStatistics[], days: number): string => drawStatistics(statisticsOf(kinds, days), { title: 'A <title>' });
@@ -53,7 +60,7 @@ describe('the picture of the statistics', () => {
 
   test('one entry in one interval, and none at all', () => {
     assertWithin(draw([kindOf('service.started', { failure: [1] }, 1)], 1));
-    const empty = drawStatistics({ by: 'day', intervals: [], total: 0, kinds: [] }, { title: 'x' });
+    const empty = drawStatistics({ by: 'day', intervals: [], total: 0, occurrences: 0, kinds: [] }, { title: 'x' });
     assert.match(empty, /There are no entries/);
   });
 
@@ -67,6 +74,26 @@ describe('the picture of the statistics', () => {
     assert.match(svg, />1,900,005, log scale</);
     const [, height] = /<path d="M[\d.]+,[\d.]+h[\d.]+v([\d.]+)[^"]*" fill="#d55e00"\/>/.exec(svg) ?? [];
     assert.ok(Number(height) >= 5, `a bar of ${height} pixels`);
+    assertWithin(svg);
+  });
+
+  test('a flood that was told in few entries is drawn as a flood, and both numbers are told', () => {
+    const svg = draw(
+      [
+        kindOf('timestamp.refused', { refused: [10, 10, 10, 10] }, 4, { refused: [10, 10, 9_000, 10] }),
+        kindOf('service.started', { success: [1, 2, 0, 3] }, 4),
+      ],
+      4,
+    );
+    assert.match(svg, />9,030, log scale</);
+    assert.deepEqual(svg.match(/>[\d,]+ entries for</g), ['>40 entries for<']);
+    assert.match(svg, />46 entries for 9,036 occurrences, /);
+    assert.match(svg, />refused 9,030</);
+    const heights = [...svg.matchAll(/<path d="([^"]*)" fill="#e69f00"\/>/g)].flatMap(([, path]) =>
+      [...(path as string).matchAll(/v([\d.]+)/g)].map(([, height]) => Number(height)),
+    );
+    assert.equal(heights.length, 4);
+    assert.ok((heights[2] as number) > 2 * (heights[1] as number), String(heights));
     assertWithin(svg);
   });
 
