@@ -49,10 +49,13 @@ export const describeError = (error: unknown): string => {
 export const slotFailed = (error: unknown): SlotFailed =>
   error instanceof SlotFailed ? error : new SlotFailed(describeError(error), { cause: error });
 
-/** The error to throw on for a signature that was not made: SlotFailed when it is the token's, else as it is. */
+/**
+ * The error to throw on for a signature that was not made: SlotFailed when it is the token's, else as it is. Nothing that a client
+ * chooses has a part in it, so what returns no signature at all counts as a refusal too.
+ */
 export const asSlotFailed = (error: unknown, refusals: TokenRefusals): unknown => {
   if (isOfSlot(error)) return slotFailed(error);
-  if (!isRefusal(error) || !refusals.refused()) return error;
+  if (!refusals.refused()) return error;
   return new SlotFailed(`${describeError(error)}, again and again`, { cause: error });
 };
 

@@ -1,5 +1,5 @@
 /**
- * Counts signatures that a token would not make (classes `request` and `bug`), over all threads of its signer.
+ * Counts signatures that a token would not make (classes `request` and `bug`, and what is no signature), over all threads of its signer.
  *
  * One is refused to its client, and no other suffers. But all hashes that are signed have one form, so a token that refuses many would
  * refuse any; and because it refuses in no time, it would look like the least loaded of all and draw the requests that others would

@@ -14,7 +14,7 @@ import { encodeStampRequests } from '../../queue/stamp-messages.ts';
 import { ConcurrentStamper } from '../../signer/concurrent-stamper.ts';
 import { embeddedModule, type HsmModule, openModule } from '../../signer/pkcs11-module.ts';
 import { writeTsus } from '../../signer/shared-tsus.ts';
-import { SlotError } from '../../signer/slot-failure.ts';
+import { asSlotFailed, SlotError, SlotFailed, slotFailureOf } from '../../signer/slot-failure.ts';
 import type { StampTask, StampTaskResult, StampWorkerData, Tsu } from '../../signer/stamp-task.ts';
 import { Stamper } from '../../signer/stamper.ts';
 import { StampingPool } from '../../signer/stamping-pool.ts';
@@ -60,6 +60,19 @@ test('refusals in a row are too many, now and then they are not, however long it
     survived += 1;
   }
   assert.ok(survived < 2 * tooMany, 'one that refuses every second one is no better');
+});
+
+test('a token that returns no signatures is no better than one that refuses them', () => {
+  const refusals = new TokenRefusals(createRefusalMemory());
+  const nonsense = new RangeError('an odd number of octets');
+  for (let i = 1; i < tooMany; i += 1) assert.equal(asSlotFailed(nonsense, refusals), nonsense);
+  const failed = asSlotFailed(nonsense, refusals);
+  assert.ok(failed instanceof SlotFailed);
+  assert.deepEqual(slotFailureOf(failed), {
+    kind: 'slotFailed',
+    errorClass: 'device',
+    message: 'an odd number of octets, again and again',
+  });
 });
 
 describe('a token that refuses fast', { skip: withoutFaultyModule }, () => {

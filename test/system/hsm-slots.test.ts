@@ -231,8 +231,10 @@ describe('a slot of two fails under load', { skip }, () => {
       rule.clear();
       await untilSigns(two);
       const { counts } = await load.stop();
-      assert.deepEqual(Object.keys(counts).toSorted(), ['granted', 'refused:systemFailure'], JSON.stringify(counts));
-      assert.ok((counts['refused:systemFailure'] ?? 0) < 8, JSON.stringify(counts));
+      // None at all when the eighth is in the same batch as the first.
+      const { granted: _granted, 'refused:systemFailure': refused = 0, ...others } = counts;
+      assert.deepEqual(others, {}, JSON.stringify(counts));
+      assert.ok(refused < 8, JSON.stringify(counts));
     } finally {
       load.abort();
     }
