@@ -27,8 +27,8 @@ describe('a token that tells a limit of sessions', { skip }, () => {
 
   for (const { told, atOnce, connections } of [
     { told: 3, atOnce: 1, connections: 10 },
-    { told: 21, atOnce: 6, connections: 40 },
-    { told: 0, atOnce: 12, connections: 40 },
+    { told: 21, atOnce: 6, connections: 24 },
+    { told: 0, atOnce: 12, connections: 24 },
   ]) {
     test(told === 0 ? 'without a limit more are opened' : `${told}: so many at most, and everything works`, async (context) => {
       const folder = new ServiceFolder();

@@ -47,6 +47,12 @@ describe('rotation', { skip }, () => {
       const all = (pem.match(/-----BEGIN CERTIFICATE-----[^-]+-----END CERTIFICATE-----/g) ?? []).map((one) => new X509Certificate(one));
       return new Map(all.filter((one) => !one.ca).map((one) => [one.serialNumber, one]));
     };
+    // Those of the start are used for six seconds too, of which a slow machine takes some until the calendar is looked at.
+    await until(
+      () => `keys that follow${service.lastOutput}`,
+      async () => (await certificates()).size >= 3,
+      60_000,
+    );
     const load = await startLoad({ port: service.port, connections: 32, keep: true, certReq: true });
     context.after(load.abort);
     try {
