@@ -1,15 +1,12 @@
 import assert from 'node:assert/strict';
 import { createHash } from 'node:crypto';
-import { after, before, describe, test } from 'node:test';
+import { describe, test } from 'node:test';
 import fc from 'fast-check';
 import { lineOctetsMax, openBundle, writeBundle } from '../../../observability/journal/bundle.ts';
-import { embeddedClient } from '../../../observability/journal/clickhouse.ts';
-import { JournalReader } from '../../../observability/journal/reader.ts';
-import { resumeTree } from '../../../observability/journal/tree-store.ts';
 import { type VerifyBundleOptions, verifyBundle } from '../../../observability/journal/verify-bundle.ts';
 import { isMalformedAs } from '../../support/malformed.ts';
-import { temporaryFolder } from '../../support/token-home.ts';
-import { editedOctets, journalKey, TamperedStore, TestJournal, TestPki, type TestTsu, testTsu } from './signed-journal.ts';
+import { editedOctets, journalKey } from './signed-journal.ts';
+import { tamperedJournal } from './tampered-journal.ts';
 
 const gone = 'service-202701';
 
@@ -18,19 +15,8 @@ async function* inChunks(bytes: Buffer, octets = 65_536): AsyncGenerator<Buffer>
 }
 
 describe('a bundle', () => {
-  const folder = temporaryFolder();
-  const pki = new TestPki();
-  const key = journalKey();
-  const journal = new TestJournal(key);
-  let tampered: TamperedStore;
-  let reader: JournalReader;
-  let tsu: TestTsu;
-
   /** 1,000 entries with checkpoints of 300 and 700, the second timestamped; January expired at 500. */
-  before(async () => {
-    tampered = await TamperedStore.open(await embeddedClient(folder.path));
-    reader = new JournalReader(tampered.client);
-    tsu = testTsu(pki);
+  const world = tamperedJournal((journal, tsu) => {
     journal.append({ kind: 'tsu.published', detail: { chain: tsu.chain } });
     while (journal.size < 1_000) {
       if (journal.size === 500) {
@@ -41,24 +27,16 @@ describe('a bundle', () => {
       else if (journal.size % 10 === 3) journal.stopped('x');
       else journal.stamp();
     }
-    await tampered.insert(journal.sealed);
-    await tampered.expire(gone);
-    await resumeTree(reader, journal.size);
-    await tampered.save();
-  });
-  after(async () => {
-    await tampered?.store.close();
-    pki.close();
-    folder.remove();
-  });
+  }, gone);
+  const { key, journal } = world;
 
   const write = async (from: number, to: number): Promise<Buffer> => {
     const chunks: Buffer[] = [];
-    for await (const chunk of writeBundle(reader, { from, to, key })) chunks.push(chunk);
+    for await (const chunk of writeBundle(world.reader, { from, to, key })) chunks.push(chunk);
     return Buffer.concat(chunks);
   };
   const verify = (bytes: Buffer, options: Partial<VerifyBundleOptions> = {}) =>
-    verifyBundle(inChunks(bytes), { keys: [key], roots: tsu.roots, ...options });
+    verifyBundle(inChunks(bytes), { keys: [key], roots: world.tsu.roots, ...options });
   const told = async (bytes: Buffer, options: Partial<VerifyBundleOptions> = {}): Promise<string> => {
     const verdict = await verify(bytes, options);
     return verdict.kind === 'valid'
@@ -153,13 +131,13 @@ describe('a bundle', () => {
       [0.5, 5],
     ] as const)
       await assert.rejects(write(from, to), RangeError);
-    await tampered.delete('sequence = 600');
+    await world.tampered.delete('sequence = 600');
     await assert.rejects(write(590, 610), { code: 'JOURNAL_MALFORMED' });
-    await tampered.restore();
+    await world.tampered.restore();
     const other = journalKey();
     await assert.rejects(
       async () => {
-        for await (const _ of writeBundle(reader, { from: 0, to: 5, key: other })) assert.fail('something was written');
+        for await (const _ of writeBundle(world.reader, { from: 0, to: 5, key: other })) assert.fail('something was written');
       },
       { code: 'JOURNAL_MALFORMED' },
     );

@@ -1,12 +1,12 @@
 import assert from 'node:assert/strict';
-import { after, before, beforeEach, describe, test } from 'node:test';
-import type { Redis } from 'ioredis';
+import { beforeEach, describe, test } from 'node:test';
 import { SigilloError } from '../../../config/errors.ts';
 import { decodeDrafts, encodeDrafts } from '../../../observability/journal/draft-block.ts';
 import type { EventDraft } from '../../../observability/journal/events.ts';
 import { JournalRecorder } from '../../../observability/journal/recorder.ts';
 import { journalKeys } from '../../../queue/keys.ts';
-import { redisServerMissing, startTestRedis, type TestRedis } from '../../support/redis-server.ts';
+import { connectedRedis } from '../../support/connected-redis.ts';
+import { redisServerMissing } from '../../support/redis-server.ts';
 import { until } from '../../support/until.ts';
 import { allKinds, draftOf } from './fixtures.ts';
 
@@ -54,24 +54,17 @@ describe('a block of events', () => {
 });
 
 describe('the recorder of events', { skip: redisServerMissing() }, () => {
-  let server: TestRedis;
-  let redis: Redis;
-  before(async () => {
-    server = await startTestRedis({ appendOnly: true });
-    redis = server.connect({ enableOfflineQueue: false });
-    await until('Redis is there', () => redis.status === 'ready');
-  });
-  after(() => server.close());
+  const world = connectedRedis();
   beforeEach(async () => {
-    await redis.flushall();
+    await world.redis.flushall();
   });
   const recorded = async (): Promise<EventDraft[]> => {
-    const entries = (await redis.xrangeBuffer(journalKeys.events, '-', '+')) as [Buffer, Buffer[]][];
+    const entries = (await world.redis.xrangeBuffer(journalKeys.events, '-', '+')) as [Buffer, Buffer[]][];
     return entries.flatMap(([, fields]) => decodeDrafts(fields[1] as Buffer));
   };
 
   test('what happens at once travels together, in order, with who, where and when', async () => {
-    const recorder = new JournalRecorder({ redis, actor: 'test' });
+    const recorder = new JournalRecorder({ redis: world.redis, actor: 'test' });
     const before = Date.now() * 1_000;
     for (let i = 0; i < 250; i += 1) recorder.record(stopped(`reason ${i}`));
     await recorder.close();
@@ -80,7 +73,7 @@ describe('the recorder of events', { skip: redisServerMissing() }, () => {
       events.map(({ detail }) => (detail as { reason: string }).reason),
       Array.from({ length: 250 }, (_, i) => `reason ${i}`),
     );
-    assert.ok((await redis.xlen(journalKeys.events)) <= 4);
+    assert.ok((await world.redis.xlen(journalKeys.events)) <= 4);
     const [first] = events;
     assert.deepEqual([first?.actor, first?.role, first?.clock], ['test', 'system', 'unverified']);
     assert.ok(Math.abs((first?.unixMicros ?? 0) - before) < 60_000_000);
@@ -88,30 +81,30 @@ describe('the recorder of events', { skip: redisServerMissing() }, () => {
 
   test('while Redis is away events wait, up to the bound; what is more is counted', async () => {
     const failures: unknown[] = [];
-    const recorder = new JournalRecorder({ redis, actor: 'test', onFailed: (error) => failures.push(error) });
-    await server.stop();
+    const recorder = new JournalRecorder({ redis: world.redis, actor: 'test', onFailed: (error) => failures.push(error) });
+    await world.server.stop();
     for (let i = 0; i < 10_003; i += 1) recorder.record(stopped(String(i)));
     assert.equal(recorder.lost, 3);
     await assert.rejects(recorder.recordNow(stopped('now')));
-    await server.start();
+    await world.server.start();
     await until('all that waited is recorded', async () => (await recorded().catch(() => [])).length === 10_000, 15_000);
     await recorder.close();
   });
 
   test('what it gives up at its end is counted and told', async () => {
     const told: number[] = [];
-    const recorder = new JournalRecorder({ redis, actor: 'test', onLost: (events) => void told.push(events) });
+    const recorder = new JournalRecorder({ redis: world.redis, actor: 'test', onLost: (events) => void told.push(events) });
     recorder.record(stopped('recorded'));
     await until('it is recorded', async () => (await recorded()).length === 1);
-    await server.stop();
-    await until('the connection is gone', () => redis.status !== 'ready');
+    await world.server.stop();
+    await until('the connection is gone', () => world.redis.status !== 'ready');
     for (let i = 0; i < 5; i += 1) recorder.record(stopped(String(i)));
     assert.equal(recorder.lost, 0, 'they wait');
     await recorder.close();
     assert.deepEqual([recorder.lost, told], [5, [5]]);
-    await server.start();
-    await until('Redis is back', () => redis.status === 'ready');
-    const fine = new JournalRecorder({ redis, actor: 'test', onLost: (events) => void told.push(events) });
+    await world.server.start();
+    await until('Redis is back', () => world.redis.status === 'ready');
+    const fine = new JournalRecorder({ redis: world.redis, actor: 'test', onLost: (events) => void told.push(events) });
     fine.record(stopped('fine'));
     await fine.close();
     assert.deepEqual(told, [5], 'nothing is told of nothing');
@@ -119,7 +112,7 @@ describe('the recorder of events', { skip: redisServerMissing() }, () => {
 
   test('an event that does not fit its kind holds up no other', async () => {
     const failures: unknown[] = [];
-    const recorder = new JournalRecorder({ redis, actor: 'test', onFailed: (error) => failures.push(error) });
+    const recorder = new JournalRecorder({ redis: world.redis, actor: 'test', onFailed: (error) => failures.push(error) });
     recorder.record({ ...stopped('bad'), detail: { reason: 1 } } as never);
     await until('it is told', () => failures.length === 1);
     recorder.record(stopped('good'));

@@ -1,23 +1,16 @@
 import assert from 'node:assert/strict';
-import { after, before, describe, test } from 'node:test';
-import type { Redis } from 'ioredis';
+import { describe, test } from 'node:test';
 import { Registry } from 'prom-client';
 import { createServiceRecorder } from '../../../observability/journal/service-recorder.ts';
 import { registerRecorderMetrics } from '../../../observability/recorder-metrics.ts';
-import { redisServerMissing, startTestRedis, type TestRedis } from '../../support/redis-server.ts';
+import { connectedRedis } from '../../support/connected-redis.ts';
+import { redisServerMissing } from '../../support/redis-server.ts';
 import { until } from '../../support/until.ts';
 
 const stopped = { kind: 'service.stopped', subject: 'test', outcome: 'success', detail: { reason: 'test' } } as const;
 
 describe('the recorder of a process', { skip: redisServerMissing() }, () => {
-  let server: TestRedis;
-  let redis: Redis;
-  before(async () => {
-    server = await startTestRedis({ appendOnly: true });
-    redis = server.connect({ enableOfflineQueue: false });
-    await until('Redis is there', () => redis.status === 'ready');
-  });
-  after(() => server.close());
+  const world = connectedRedis();
 
   test('what is lost is a metric while it runs, and a line of the log at its end', async () => {
     const logged: unknown[] = [];
@@ -25,13 +18,13 @@ describe('the recorder of a process', { skip: redisServerMissing() }, () => {
       warn: (...told: unknown[]) => void logged.push(['warn', ...told]),
       error: (...told: unknown[]) => void logged.push(['error', ...told]),
     };
-    const recorder = createServiceRecorder(redis, 'test', log);
+    const recorder = createServiceRecorder(world.redis, 'test', log);
     const registry = new Registry();
     registerRecorderMetrics(registry, () => recorder.lost);
     const metric = async (): Promise<number> => Number(/^journal_events_lost_total (\d+)$/m.exec(await registry.metrics())?.[1]);
     assert.equal(await metric(), 0);
-    await server.stop();
-    await until('the connection is gone', () => redis.status !== 'ready');
+    await world.server.stop();
+    await until('the connection is gone', () => world.redis.status !== 'ready');
     for (let i = 0; i < 10_007; i += 1) recorder.record(stopped);
     assert.deepEqual([await metric(), await metric()], [7, 7], 'it does not grow by being looked at');
     assert.deepEqual(logged, []);

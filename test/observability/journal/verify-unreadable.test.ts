@@ -2,37 +2,21 @@
 import assert from 'node:assert/strict';
 import { randomBytes } from 'node:crypto';
 import { Readable } from 'node:stream';
-import { after, afterEach, before, describe, test } from 'node:test';
+import { describe, test } from 'node:test';
 import { writeBundle } from '../../../observability/journal/bundle.ts';
 import type { SealedEvent } from '../../../observability/journal/chain.ts';
-import { embeddedClient } from '../../../observability/journal/clickhouse.ts';
 import { encodeEvent } from '../../../observability/journal/event-encoding.ts';
-import { JournalReader } from '../../../observability/journal/reader.ts';
 import { publishedChains } from '../../../observability/journal/told-events.ts';
-import { resumeTree } from '../../../observability/journal/tree-store.ts';
 import { type VerifyOptions, verifyJournal } from '../../../observability/journal/verify.ts';
 import { verifyBundle } from '../../../observability/journal/verify-bundle.ts';
 import { tokenVerifier } from '../../../observability/journal/verify-token.ts';
-import { temporaryFolder } from '../../support/token-home.ts';
-import { journalKey, TamperedStore, TestJournal, TestPki, type TestTsu, testTsu } from './signed-journal.ts';
+import { tamperedJournal } from './tampered-journal.ts';
 
 const expiring = 'service-202701';
 
 describe('rows that cannot be read', () => {
-  const folder = temporaryFolder();
-  const pki = new TestPki();
-  const key = journalKey();
-  const journal = new TestJournal(key);
-  let tampered: TamperedStore;
-  let reader: JournalReader;
-  let tsu: TestTsu;
-  const at = (sequence: number): SealedEvent => journal.sealed[sequence] as SealedEvent;
-
   /** 700 entries: a chain at 10 and 400, stamped checkpoints of 128, 256, 384, 512 and 640, the expiry of January at 300. */
-  before(async () => {
-    tampered = await TamperedStore.open(await embeddedClient(folder.path));
-    reader = new JournalReader(tampered.client);
-    tsu = testTsu(pki);
+  const world = tamperedJournal((journal, tsu) => {
     while (journal.size < 700) {
       const { size } = journal;
       if (size === 300) {
@@ -43,27 +27,19 @@ describe('rows that cannot be read', () => {
       else if (size % 5 === 2) journal.stopped(`reason ${size}`);
       else journal.stamp();
     }
-    await tampered.insert(journal.sealed);
-    await tampered.expire(expiring);
-    await resumeTree(reader, journal.size);
-    await tampered.save();
-  });
-  after(async () => {
-    await tampered?.store.close();
-    pki.close();
-    folder.remove();
-  });
-  afterEach(() => tampered.restore());
+  }, expiring);
+  const { key, journal } = world;
+  const at = (sequence: number): SealedEvent => journal.sealed[sequence] as SealedEvent;
 
   /** As `sigillo journal verify` does it. */
   const told = async (options: Partial<VerifyOptions> = {}): Promise<string> => {
-    const { chains, unreadable } = await publishedChains(tampered.client);
-    const verifyToken = tokenVerifier(tsu.roots, chains);
-    const verdict = await verifyJournal(reader, { keys: [key], verifyToken, unreadable, ...options });
+    const { chains, unreadable } = await publishedChains(world.tampered.client);
+    const verifyToken = tokenVerifier(world.tsu.roots, chains);
+    const verdict = await verifyJournal(world.reader, { keys: [key], verifyToken, unreadable, ...options });
     return verdict.kind === 'valid' ? `valid ${verdict.from}-${verdict.to}` : `${verdict.fault} ${verdict.at}-${verdict.until}`;
   };
   const spoil = (sequence: number, octets: Buffer = randomBytes(300)): Promise<void> =>
-    tampered.replace(sequence, { ...at(sequence), octets });
+    world.tampered.replace(sequence, { ...at(sequence), octets });
 
   test('as it was written', async () => {
     assert.equal(await told(), 'valid 0-700');
@@ -95,7 +71,7 @@ describe('rows that cannot be read', () => {
   });
 
   test('a row that pretends to be a later event of that expiry', async () => {
-    await tampered.put(9_000, { ...at(300), octets: randomBytes(300) });
+    await world.tampered.put(9_000, { ...at(300), octets: randomBytes(300) });
     assert.equal(await told({ from: 20, to: 100 }), 'malformed 9000-9001');
     assert.notEqual(await told(), 'valid 0-700');
   });
@@ -103,13 +79,13 @@ describe('rows that cannot be read', () => {
   test('an event of that expiry that claims a place in the range, and stands elsewhere, proves nothing', async () => {
     // Nobody has followed it in the chain, so somebody who can write to the store may have made it.
     const forged = encodeEvent({ ...at(300).event, sequence: 50 });
-    await tampered.put(9_000, { ...at(300), octets: forged });
+    await world.tampered.put(9_000, { ...at(300), octets: forged });
     const unproven = async (): Promise<unknown> => {
-      const verdict = await verifyJournal(reader, { keys: [key], from: 20, to: 100 });
+      const verdict = await verifyJournal(world.reader, { keys: [key], from: 20, to: 100 });
       return verdict.kind === 'valid' && verdict.expiryUnproven;
     };
     assert.deepEqual(await unproven(), [], 'the genuine one, which stands where it says, proves it');
-    await tampered.delete('sequence = 300');
+    await world.tampered.delete('sequence = 300');
     assert.deepEqual(await unproven(), [expiring]);
   });
 
@@ -122,8 +98,8 @@ describe('rows that cannot be read', () => {
 
   const exported = async (): Promise<string> => {
     const chunks: Buffer[] = [];
-    for await (const chunk of writeBundle(reader, { from: 450, to: 500, key })) chunks.push(chunk);
-    const verdict = await verifyBundle(Readable.from(chunks), { keys: [key], roots: tsu.roots });
+    for await (const chunk of writeBundle(world.reader, { from: 450, to: 500, key })) chunks.push(chunk);
+    const verdict = await verifyBundle(Readable.from(chunks), { keys: [key], roots: world.tsu.roots });
     return verdict.kind === 'valid' ? `valid, stamped ${verdict.checkpointTime !== undefined}` : verdict.fault;
   };
   test('an export needs one chain, and not all of them', async () => {

@@ -1,16 +1,13 @@
 import assert from 'node:assert/strict';
-import { after, afterEach, before, describe, test } from 'node:test';
+import { before, describe, test } from 'node:test';
 import type { SealedEvent } from '../../../observability/journal/chain.ts';
-import { embeddedClient } from '../../../observability/journal/clickhouse.ts';
 import type { JournalEvent } from '../../../observability/journal/events.ts';
-import { JournalReader } from '../../../observability/journal/reader.ts';
 import { publishedChains } from '../../../observability/journal/told-events.ts';
-import { resumeTree } from '../../../observability/journal/tree-store.ts';
 import { type VerifyOptions, verifyJournal } from '../../../observability/journal/verify.ts';
 import type { JournalVerdict } from '../../../observability/journal/verify-run.ts';
 import { type TokenVerifier, tokenVerifier } from '../../../observability/journal/verify-token.ts';
-import { temporaryFolder } from '../../support/token-home.ts';
-import { editedOctets, journalKey, noteOf, TamperedStore, TestJournal, TestPki, type TestTsu, testTsu } from './signed-journal.ts';
+import { editedOctets, journalKey, noteOf, TestJournal } from './signed-journal.ts';
+import { tamperedJournal } from './tampered-journal.ts';
 
 const expiring = 'service-202701';
 const retentionMonths = { certificate: 240, timestamp: 240, mail: 30, service: 6 };
@@ -20,23 +17,10 @@ const told = (verdict: JournalVerdict): string =>
   verdict.kind === 'valid' ? `valid ${verdict.from}-${verdict.to}` : `${verdict.fault} ${verdict.at}-${verdict.until}`;
 
 describe('verification of the stored journal', () => {
-  const folder = temporaryFolder();
-  const pki = new TestPki();
-  const key = journalKey();
-  const journal = new TestJournal(key);
-  let tampered: TamperedStore;
-  let reader: JournalReader;
-  let tsu: TestTsu;
-  let verifyToken: TokenVerifier;
   /** Checkpoints: size, and sequence number of the event. */
   const checkpoints: { size: number; at: number }[] = [];
-  const at = (sequence: number): SealedEvent => journal.sealed[sequence] as SealedEvent;
-
   /** 3,000 entries; a checkpoint every 400, told 7 entries later, every second with a timestamp; January 2027 expired in August. */
-  before(async () => {
-    tampered = await TamperedStore.open(await embeddedClient(folder.path));
-    reader = new JournalReader(tampered.client);
-    tsu = testTsu(pki);
+  const world = tamperedJournal((journal, tsu) => {
     journal.append({ kind: 'tsu.published', subject: 'x', detail: { chain: tsu.chain } });
     let waiting: { from: number; event: ReturnType<TestJournal['checkpoint']> } | undefined;
     while (journal.size < 3_000) {
@@ -55,21 +39,16 @@ describe('verification of the stored journal', () => {
       } else if (journal.size % 5 === 2) journal.stopped(`reason ${journal.size}`);
       else journal.stamp();
     }
-    for (let i = 0; i < journal.size; i += 1_000) await tampered.insert(journal.sealed.slice(i, i + 1_000));
-    await tampered.expire(expiring);
-    await resumeTree(reader, journal.size);
-    await tampered.save();
-    verifyToken = tokenVerifier(tsu.roots, (await publishedChains(tampered.client)).chains);
+  }, expiring);
+  const { key, journal } = world;
+  let verifyToken: TokenVerifier;
+  before(async () => {
+    verifyToken = tokenVerifier(world.tsu.roots, (await publishedChains(world.tampered.client)).chains);
   });
-  after(async () => {
-    await tampered?.store.close();
-    pki.close();
-    folder.remove();
-  });
-  afterEach(() => tampered.restore());
+  const at = (sequence: number): SealedEvent => journal.sealed[sequence] as SealedEvent;
 
   const verify = (options: Partial<VerifyOptions> = {}): Promise<JournalVerdict> =>
-    verifyJournal(reader, { keys: [key], verifyToken, retentionMonths, now: new Date(journal.unixMicros / 1_000), ...options });
+    verifyJournal(world.reader, { keys: [key], verifyToken, retentionMonths, now: new Date(journal.unixMicros / 1_000), ...options });
   const expectTold = async (expected: string, options: Partial<VerifyOptions> = {}): Promise<JournalVerdict> => {
     const verdict = await verify(options);
     assert.equal(told(verdict), expected, JSON.stringify(verdict));
@@ -128,27 +107,27 @@ describe('verification of the stored journal', () => {
     }
     test('its expiry is proven by the event and all that stays of the partition, though both lie elsewhere', async () => {
       const event = journal.sealed.find(({ event: { kind } }) => kind === 'journal.expired') as SealedEvent;
-      await tampered.put(3_000, event);
-      await tampered.delete('sequence = 3000');
+      await world.tampered.put(3_000, event);
+      await world.tampered.delete('sequence = 3000');
       const verdict = await verify({ from: 900, to: 1_000 });
       assert.ok(verdict.kind === 'valid' && verdict.expired > 0 && verdict.expiryUnproven.length === 0);
     });
     test('an event of expiry that no checkpoint covers proves nothing', async () => {
       // The event is gone where it was, and stands at the end.
-      await tampered.delete('sequence >= 1500');
+      await world.tampered.delete('sequence >= 1500');
       const verdict = await verify({ from: 100, to: 200 });
       assert.equal(told(verdict), 'expiry-unexplained 2-398');
-      await tampered.put(1_500, at(1_500));
+      await world.tampered.put(1_500, at(1_500));
       const unproven = await verify({ from: 100, to: 200 });
       assert.deepEqual(unproven.kind === 'valid' && unproven.expiryUnproven, [expiring]);
     });
     test('what is changed outside of it is not seen, inside of it it is', async () => {
-      await tampered.replace(1_003, { ...at(1_003), octets: editedOctets(at(1_003).event) });
+      await world.tampered.replace(1_003, { ...at(1_003), octets: editedOctets(at(1_003).event) });
       await expectTold('valid 1600-2000', { from: 1_700, to: 1_800 });
       await expectTold('altered 1003-1004', { from: 1_003, to: 1_004 });
     });
     test('a stored tree that was changed is told from changed entries', async () => {
-      await tampered.run(`ALTER TABLE journal_tree UPDATE hash = unhex('${'00'.repeat(32)}') WHERE level = 8 AND number = 1`);
+      await world.tampered.run(`ALTER TABLE journal_tree UPDATE hash = unhex('${'00'.repeat(32)}') WHERE level = 8 AND number = 1`);
       await expectTold('tree 0-1600', { from: 1_700, to: 1_800 });
       await expectTold('valid 0-3000');
     });
@@ -157,40 +136,40 @@ describe('verification of the stored journal', () => {
   describe('tampering names the place', () => {
     for (const k of [3, 803, 1_600, 2_997, 2_998]) {
       test(`edit of entry ${k}`, async () => {
-        await tampered.replace(k, { ...at(k), octets: editedOctets(at(k).event) });
+        await world.tampered.replace(k, { ...at(k), octets: editedOctets(at(k).event) });
         // Nothing behind the one behind it says which of the two it was.
         await expectTold(`altered ${k}-${k === 2_998 ? k + 2 : k + 1}`);
       });
     }
     test('edit of the newest entry: only a checkpoint that covers it tells', async () => {
-      await tampered.replace(2_999, { ...at(2_999), octets: editedOctets(at(2_999).event) });
+      await world.tampered.replace(2_999, { ...at(2_999), octets: editedOctets(at(2_999).event) });
       const verdict = await expectTold('valid 0-3000');
       assert.equal(verdict.kind === 'valid' && verdict.unanchored, 200);
       await expectTold('rewritten 2800-3000', { anchors: [anchorOf(3_000)] });
     });
     test('octets that are no entry', async () => {
-      await tampered.replace(801, { ...at(801), octets: at(801).octets.subarray(1) });
+      await world.tampered.replace(801, { ...at(801), octets: at(801).octets.subarray(1) });
       await expectTold('malformed 801-802');
     });
     for (const k of [0, 801, 1_599, 2_998]) {
       test(`delete of entry ${k}`, async () => {
-        await tampered.delete(`sequence = ${k}`);
+        await world.tampered.delete(`sequence = ${k}`);
         await expectTold(`missing ${k}-${k + 1}`);
       });
     }
     test('delete of what stays of an expired entry', async () => {
       const [{ event }] = journal.entriesOf(expiring) as [SealedEvent];
-      await tampered.delete(`sequence = ${event.sequence}`, 'journal_expired');
+      await world.tampered.delete(`sequence = ${event.sequence}`, 'journal_expired');
       await expectTold(`missing ${event.sequence}-${event.sequence + 1}`);
     });
     test('insert of the same entry, of another with its number, and of one with another number', async () => {
-      await tampered.put(801, at(801));
+      await world.tampered.put(801, at(801));
       await expectTold('repeated 801-802');
-      await tampered.restore();
-      await tampered.put(801, { ...at(801), octets: editedOctets(at(801).event) });
+      await world.tampered.restore();
+      await world.tampered.put(801, { ...at(801), octets: editedOctets(at(801).event) });
       await expectTold('repeated 801-802');
-      await tampered.restore();
-      await tampered.put(801, at(1_001));
+      await world.tampered.restore();
+      await world.tampered.put(801, at(1_001));
       assert.match(told(await verify()), /^(missing|repeated|reordered) 80[12]-/);
     });
     test('insert with everything behind it made anew', async () => {
@@ -199,15 +178,15 @@ describe('verification of the stored journal', () => {
         if (event.sequence === 2_450) forged.stopped('never happened');
         forged.append(event);
       }
-      await tampered.delete('sequence >= 2450');
-      await tampered.insert(forged.sealed.slice(2_450));
+      await world.tampered.delete('sequence >= 2450');
+      await world.tampered.insert(forged.sealed.slice(2_450));
       const verdict = await expectTold('rewritten 2400-2800');
       assert.match(verdict.kind === 'fault' ? verdict.why : '', /entry 2808/);
     });
     for (const k of [801, 2_997]) {
       test(`swap of entries ${k} and ${k + 1}`, async () => {
-        await tampered.replace(k, { ...at(k + 1) });
-        await tampered.replace(k + 1, { ...at(k) });
+        await world.tampered.replace(k, { ...at(k + 1) });
+        await world.tampered.replace(k + 1, { ...at(k) });
         await expectTold(`reordered ${k}-${k + 1}`);
       });
     }
@@ -218,28 +197,28 @@ describe('verification of the stored journal', () => {
         sequence: one.event.sequence,
         previous: one.event.previous,
       });
-      await tampered.replace(1_801, { ...a, octets: editedOctets(event(a, b)) });
-      await tampered.replace(1_804, { ...b, octets: editedOctets(event(b, a)) });
+      await world.tampered.replace(1_801, { ...a, octets: editedOctets(event(a, b)) });
+      await world.tampered.replace(1_804, { ...b, octets: editedOctets(event(b, a)) });
       await expectTold('altered 1801-1802');
     });
     test('cut in the middle of the tail, and at the head', async () => {
-      await tampered.delete('sequence >= 2900 AND sequence < 2950');
+      await world.tampered.delete('sequence >= 2900 AND sequence < 2950');
       await expectTold('missing 2900-2901');
-      await tampered.restore();
-      await tampered.delete('sequence >= 2900');
+      await world.tampered.restore();
+      await world.tampered.delete('sequence >= 2900');
       await expectTold('valid 0-2900');
       await expectTold('valid 0-2900', { anchors: [anchorOf(2_900), anchorOf(2_800)] });
       await expectTold('truncated 2900-2901', { anchors: [anchorOf(2_800), anchorOf(2_950)] });
     });
     test('cut back to before a checkpoint that a client holds', async () => {
-      await tampered.delete('sequence >= 2000');
+      await world.tampered.delete('sequence >= 2000');
       await expectTold('valid 0-2000');
       await expectTold('truncated 2000-2001', { anchors: [anchorOf(2_400)] });
     });
     test('an entry changed and everything behind it made anew', async () => {
       const changed = journal.rewriteFrom(2_401, (event) => ({ ...event, node: 'forged' }) as JournalEvent);
-      await tampered.delete('sequence >= 2401');
-      await tampered.insert(changed);
+      await world.tampered.delete('sequence >= 2401');
+      await world.tampered.insert(changed);
       await expectTold('rewritten 2400-2800');
       // A checkpoint that somebody holds says more.
       await expectTold('rewritten 2400-2500', { anchors: [anchorOf(2_500)] });
@@ -252,8 +231,8 @@ describe('verification of the stored journal', () => {
     const replaceNote = async (note: string): Promise<void> => {
       const event = { ...at(place).event, detail: { note } } as JournalEvent;
       const changed = journal.rewriteFrom(place, () => event);
-      await tampered.delete(`sequence >= ${place}`);
-      await tampered.insert(changed);
+      await world.tampered.delete(`sequence >= ${place}`);
+      await world.tampered.insert(changed);
     };
     test('signed by another key', async () => {
       await replaceNote(noteOf(journalKey(), size, rootOf(size)));
@@ -273,13 +252,13 @@ describe('verification of the stored journal', () => {
     });
     test('changed in its place', async () => {
       const event = { ...at(place).event, detail: { note: 'no note' } } as JournalEvent;
-      await tampered.replace(place, { event, octets: editedOctets(event) });
+      await world.tampered.replace(place, { event, octets: editedOctets(event) });
       await expectTold(`checkpoint-signature ${place}-${place + 1}`);
       await expectTold(`checkpoint-signature ${place}-${place + 1}`, { from: 1_900, to: 1_950 });
     });
     test('rows that lie about their size lead nobody astray', async () => {
       const lie = (size: string): Promise<void> =>
-        tampered.run(`ALTER TABLE journal_events UPDATE subject = '${size}' WHERE sequence = ${place}`);
+        world.tampered.run(`ALTER TABLE journal_events UPDATE subject = '${size}' WHERE sequence = ${place}`);
       await lie('999999');
       await expectTold('valid 1600-2000', { from: 1_900, to: 1_950 });
       await lie('x');
@@ -296,16 +275,16 @@ describe('verification of the stored journal', () => {
       const { detail } = at(407).event as JournalEvent & { kind: 'journal.checkpoint' };
       const event = {
         ...at(407).event,
-        detail: { ...detail, token: tsu.stamp(Buffer.from('other'), Date.UTC(2027, 5, 1)) },
+        detail: { ...detail, token: world.tsu.stamp(Buffer.from('other'), Date.UTC(2027, 5, 1)) },
       } as JournalEvent;
-      await tampered.delete('sequence >= 407');
-      await tampered.insert(journal.rewriteFrom(407, () => event));
+      await world.tampered.delete('sequence >= 407');
+      await world.tampered.insert(journal.rewriteFrom(407, () => event));
       const verdict = await expectTold('checkpoint-timestamp 407-408');
       assert.match(verdict.kind === 'fault' ? verdict.why : '', /imprint-mismatch/);
     });
     test('a timestamp of a stranger, and of a TSU that nobody published', async () => {
-      await expectTold('checkpoint-timestamp 407-408', { verifyToken: tokenVerifier([], [tsu.chain]) });
-      const verdict = await expectTold('checkpoint-timestamp 407-408', { verifyToken: tokenVerifier(tsu.roots, []) });
+      await expectTold('checkpoint-timestamp 407-408', { verifyToken: tokenVerifier([], [world.tsu.chain]) });
+      const verdict = await expectTold('checkpoint-timestamp 407-408', { verifyToken: tokenVerifier(world.tsu.roots, []) });
       assert.match(verdict.kind === 'fault' ? verdict.why : '', /signer-certificate-missing/);
       await expectTold('valid 0-3000', { verifyToken: undefined });
     });
@@ -321,40 +300,42 @@ describe('verification of the stored journal', () => {
     const last = (): number => (journal.entriesOf(expiring).at(-1) as SealedEvent).event.sequence;
 
     test('an entry that is only said to be expired: by no event', async () => {
-      await tampered.delete('sequence = 1000');
+      await world.tampered.delete('sequence = 1000');
       const hash = at(1_000).hash.toString('hex');
-      await tampered.run(`INSERT INTO journal_expired (sequence, partition, hash) VALUES (1000, 'timestamp-202701', unhex('${hash}'))`);
+      await world.tampered.run(
+        `INSERT INTO journal_expired (sequence, partition, hash) VALUES (1000, 'timestamp-202701', unhex('${hash}'))`,
+      );
       await expectTold('expiry-unexplained 1000-1001');
       await expectTold('expiry-unexplained 1000-1001', { from: 900, to: 1_100 });
     });
     test('an entry that is only said to be expired: with the partition of others', async () => {
-      await tampered.delete('sequence = 1000');
+      await world.tampered.delete('sequence = 1000');
       const hash = at(1_000).hash.toString('hex');
-      await tampered.run(`INSERT INTO journal_expired (sequence, partition, hash) VALUES (1000, '${expiring}', unhex('${hash}'))`);
+      await world.tampered.run(`INSERT INTO journal_expired (sequence, partition, hash) VALUES (1000, '${expiring}', unhex('${hash}'))`);
       await expectTold(`expiry-altered ${first()}-${last() + 1}`);
       const verdict = await verify({ from: 900, to: 1_100 });
       assert.equal(verdict.kind === 'fault' && verdict.fault, 'expiry-altered');
     });
     test('another partition than it was', async () => {
-      await tampered.run(`ALTER TABLE journal_expired UPDATE partition = 'service-202612' WHERE sequence = ${first()}`);
+      await world.tampered.run(`ALTER TABLE journal_expired UPDATE partition = 'service-202612' WHERE sequence = ${first()}`);
       const verdict = await verify();
       assert.ok(verdict.kind === 'fault' && verdict.fault.startsWith('expiry-') && verdict.at <= first() + 5);
     });
     test('another hash: the entry behind it, or the checkpoint, tells', async () => {
-      await tampered.run(`ALTER TABLE journal_expired UPDATE hash = unhex('${'ab'.repeat(32)}') WHERE sequence = ${first()}`);
+      await world.tampered.run(`ALTER TABLE journal_expired UPDATE hash = unhex('${'ab'.repeat(32)}') WHERE sequence = ${first()}`);
       await expectTold(`altered ${first()}-${first() + 1}`);
     });
     test('what is no hash', async () => {
-      await tampered.run(`ALTER TABLE journal_expired UPDATE hash = 'short' WHERE sequence = ${first()}`);
+      await world.tampered.run(`ALTER TABLE journal_expired UPDATE hash = 'short' WHERE sequence = ${first()}`);
       await expectTold(`malformed ${first()}-${first() + 1}`);
     });
     test('a moment at which both are there', async () => {
-      await tampered.insert(journal.entriesOf(expiring).slice(0, 100));
+      await world.tampered.insert(journal.entriesOf(expiring).slice(0, 100));
       const verdict = await expectTold('valid 0-3000');
       assert.equal(verdict.kind === 'valid' && verdict.expired, journal.entriesOf(expiring).length - 100);
     });
     test('an expired place in the middle of a pair that is there twice', async () => {
-      await tampered.put(first(), { ...at(first()), octets: editedOctets(at(first()).event) });
+      await world.tampered.put(first(), { ...at(first()), octets: editedOctets(at(first()).event) });
       await expectTold(`repeated ${first()}-${first() + 1}`);
     });
     for (const [what, change] of [
@@ -367,9 +348,9 @@ describe('verification of the stored journal', () => {
       test(`the event says another ${what}`, async () => {
         const { event } = at(1_500) as { event: JournalEvent & { kind: 'journal.expired' } };
         const changed = journal.rewriteFrom(1_500, () => ({ ...event, detail: { ...event.detail, ...change } }) as JournalEvent);
-        await tampered.delete('sequence >= 1500');
+        await world.tampered.delete('sequence >= 1500');
         // Only up to the next checkpoint: its root would tell.
-        await tampered.insert(changed.slice(0, 50));
+        await world.tampered.insert(changed.slice(0, 50));
         await expectTold(`expiry-altered ${first()}-${last() + 1}`);
       });
     }
@@ -381,15 +362,15 @@ describe('verification of the stored journal', () => {
   });
 
   test('an empty journal, and one that holds less than a client knows', async () => {
-    await tampered.run('TRUNCATE TABLE journal_events');
-    await tampered.run('TRUNCATE TABLE journal_expired');
+    await world.tampered.run('TRUNCATE TABLE journal_events');
+    await world.tampered.run('TRUNCATE TABLE journal_expired');
     await expectTold('valid 0-0');
     await expectTold('truncated 0-1', { anchors: [anchorOf(1)] });
   });
 
   test('a store that is away is an error, not a fault', async () => {
-    await tampered.run('RENAME TABLE journal_events TO journal_away');
+    await world.tampered.run('RENAME TABLE journal_events TO journal_away');
     await assert.rejects(verify(), { code: 'JOURNAL_STORE_UNAVAILABLE' });
-    await tampered.run('RENAME TABLE journal_away TO journal_events');
+    await world.tampered.run('RENAME TABLE journal_away TO journal_events');
   });
 });
