@@ -21,8 +21,11 @@ const skip = withoutFaultyModule || redisServerMissing() || (await opensslMissin
 /** 320 signatures a second: with RSA-3072 in SoftHSM less than one core. */
 const latencyMicros = 100_000;
 const parallel = 32;
+/** Some wait in the module then, and it has one to begin when another ends, also while our processes stand still for a moment. */
+const sessions = 64;
 const busyShareMin = 0.9;
 const connections = 128;
+const deadlineMs = 30_000;
 const windowMs = 2_000;
 const sampleMs = 20;
 
@@ -61,13 +64,15 @@ describe('a far token behind a whole service', { skip }, () => {
         module: modulePath,
         environment,
         slots: [
-          { label: 'far', purposes: ['timestamp'], pinFile },
+          { label: 'far', purposes: ['timestamp'], pinFile, sessions },
           { label: 'records', purposes: ['journal'], pinFile },
         ],
       },
       signer: { sessionsPerSecond: 1_000, callMsMax: 20_000 },
-      timestamp: { algorithm: 'rsa-3072', tsu: { source: 'installed', keyLabel: 'our tsu', chainFile } },
+      // Until the signer has found out, a hundred clients wait for two signatures at a time.
+      timestamp: { algorithm: 'rsa-3072', deadlineMs, tsu: { source: 'installed', keyLabel: 'our tsu', chainFile } },
       trust: { rootsFile },
+      shutdownMs: deadlineMs + 10_000,
     };
     service = await folder.start({ settings });
   });
@@ -77,7 +82,7 @@ describe('a far token behind a whole service', { skip }, () => {
   });
 
   test(`RSA-3072, 100 ms a signature and 32 at once: it is kept busy to at least ${busyShareMin}`, async (context) => {
-    const load = await startLoad({ port: service.port, connections });
+    const load = await startLoad({ port: service.port, connections, hangMs: deadlineMs });
     try {
       // The signer finds out first how much the token makes at once, and the gateway hears of it.
       let share = 0;
