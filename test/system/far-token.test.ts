@@ -21,6 +21,8 @@ const skip = withoutFaultyModule || redisServerMissing() || (await opensslMissin
 /** 320 signatures a second: with RSA-3072 in SoftHSM less than one core. */
 const latencyMicros = 100_000;
 const parallel = 32;
+/** Some wait in the module then, and it has one to begin when another ends, also while our processes stand still for a moment. */
+const sessions = 64;
 const busyShareMin = 0.9;
 const connections = 128;
 const deadlineMs = 30_000;
@@ -62,7 +64,7 @@ describe('a far token behind a whole service', { skip }, () => {
         module: modulePath,
         environment,
         slots: [
-          { label: 'far', purposes: ['timestamp'], pinFile },
+          { label: 'far', purposes: ['timestamp'], pinFile, sessions },
           { label: 'records', purposes: ['journal'], pinFile },
         ],
       },
@@ -70,6 +72,7 @@ describe('a far token behind a whole service', { skip }, () => {
       // Until the signer has found out, a hundred clients wait for two signatures at a time.
       timestamp: { algorithm: 'rsa-3072', deadlineMs, tsu: { source: 'installed', keyLabel: 'our tsu', chainFile } },
       trust: { rootsFile },
+      shutdownMs: deadlineMs + 10_000,
     };
     service = await folder.start({ settings });
   });
