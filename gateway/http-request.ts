@@ -1,14 +1,17 @@
 /** What the Hono apps of the gateway need from a request: its media type, a bounded body, and refusals as text or JSON. */
+import { ServerResponse } from 'node:http';
 import type { HttpBindings } from '@hono/node-server';
 import type { Context, MiddlewareHandler } from 'hono';
 import type { z } from 'zod';
 import { type ErrorCode, errorCatalogue } from '../config/errors.ts';
+import { letContinue } from './expect-continue.ts';
 import { errorLine, isMediaType } from './http-refusals.ts';
 
+/** A test asks the app without a connection. */
+const bindingsOf = (context: Context): Partial<HttpBindings> => context.env ?? {};
+
 /** Address of the other end of the connection, which may be a proxy's: what a header says of it, anybody can write. */
-export const remoteAddress = (context: Context): string | undefined =>
-  // A test asks the app without a connection.
-  (context.env as Partial<HttpBindings> | undefined)?.incoming?.socket.remoteAddress;
+export const remoteAddress = (context: Context): string | undefined => bindingsOf(context).incoming?.socket.remoteAddress;
 
 /** Middleware: what does not say itself how long it holds is kept by no cache; a 404 would be, and be wrong a second later. */
 export const noStoreByDefault: MiddlewareHandler = async function noStore(context, next) {
@@ -40,16 +43,23 @@ const readStream = async (stream: ReadableStream<Uint8Array>, octetsMax: number)
   return { kind: 'body', bytes: Buffer.concat(chunks) };
 };
 
+const askForBody = (context: Context): void => {
+  const { outgoing } = bindingsOf(context);
+  if (outgoing instanceof ServerResponse) letContinue(outgoing);
+};
+
 /** Reads the body, never more than `octetsMax` of it. */
 export const readBody = async (context: Context, octetsMax: number): Promise<Body> => {
   const announced = context.req.header('content-length');
   try {
     if (announced === undefined) {
+      askForBody(context);
       const stream = context.req.raw.body;
       return stream === null ? { kind: 'body', bytes: new Uint8Array() } : await readStream(stream, octetsMax);
     }
     // node:http holds the sender to the announced length, so it bounds what is read.
     if (Number(announced) > octetsMax) return tooLarge;
+    askForBody(context);
     return { kind: 'body', bytes: new Uint8Array(await context.req.arrayBuffer()) };
   } catch {
     // The connection broke, or the time for the request ran out: node:http has the details, the client is gone.

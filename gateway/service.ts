@@ -125,7 +125,7 @@ const createParts = ({ config, command, recorder, backlog, metrics, lane, log, r
   return { access, source, searching, stamping, apps };
 };
 
-/** Starts a gateway. It serves before Redis is there, and refuses until it is. @throws PORT_IN_USE, CONFIG_UNREADABLE, CERTIFICATE_INVALID */
+/** Starts a gateway. It serves before Redis is there, and refuses until it is. @throws PORT_IN_USE, CONFIG_INVALID, CONFIG_UNREADABLE, CERTIFICATE_INVALID */
 export const startGateway = async (config: Config, log: Logger): Promise<GatewayService> => {
   const roots = readRoots(config.trust.rootsFile ?? homePaths(config.home).rootCertificate);
   const connect = (name: string, role: 'command' | 'blocking'): RedisClient => {
@@ -165,8 +165,12 @@ export const startGateway = async (config: Config, log: Logger): Promise<Gateway
   const { access, source, searching, stamping, apps } = createParts({ config, command, recorder, backlog, metrics, lane, log, roots });
   server = createPublicServer({
     config: config.public,
+    deadlineMs: timestamp.deadlineMs,
+    shutdownMs: config.shutdownMs,
     tsa: createTsaListener(stamping, timestamp.bodyBytesMax),
     app: createPublicApp(apps, log),
+    onDrop: metrics.connectionDropped,
+    onDefect: (error) => log.error({ err: error }, 'gateway: defect'),
   });
   await server.listen();
   log.info({ host: config.public.host, port: config.public.port, access: timestamp.access }, 'gateway: listening');
