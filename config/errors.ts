@@ -138,6 +138,12 @@ export const errorCatalogue = {
     again,
   ),
   REQUEST_INVALID: entry('The request does not match its schema.', 'Correct the fields that the message names.', 400, final),
+  REQUEST_MALFORMED: entry(
+    'The target of the request, or its Host header, is not well-formed.',
+    'Send a path as target, and the name of this host.',
+    400,
+    final,
+  ),
   UNAUTHENTICATED: entry(
     'The credential is missing, wrong or disabled.',
     'Send HTTP Basic or a bearer key of an enabled client.',

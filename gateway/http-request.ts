@@ -1,14 +1,18 @@
-/** What the Hono apps of the gateway need from a request: its media type, a bounded body, and refusals as text or JSON. */
+/** What the Hono apps of the gateway need from a request: its media type, a bounded body of JSON, and refusals as text or JSON. */
+import { ServerResponse } from 'node:http';
 import type { HttpBindings } from '@hono/node-server';
 import type { Context, MiddlewareHandler } from 'hono';
 import type { z } from 'zod';
 import { type ErrorCode, errorCatalogue } from '../config/errors.ts';
+import { letContinue } from './expect-continue.ts';
 import { errorLine, isMediaType } from './http-refusals.ts';
+import type { OctetBudget } from './octet-budget.ts';
+
+/** A test asks the app without a connection. */
+const bindingsOf = (context: Context): Partial<HttpBindings> => context.env ?? {};
 
 /** Address of the other end of the connection, which may be a proxy's: what a header says of it, anybody can write. */
-export const remoteAddress = (context: Context): string | undefined =>
-  // A test asks the app without a connection.
-  (context.env as Partial<HttpBindings> | undefined)?.incoming?.socket.remoteAddress;
+export const remoteAddress = (context: Context): string | undefined => bindingsOf(context).incoming?.socket.remoteAddress;
 
 /** Middleware: what does not say itself how long it holds is kept by no cache; a 404 would be, and be wrong a second later. */
 export const noStoreByDefault: MiddlewareHandler = async function noStore(context, next) {
@@ -24,36 +28,62 @@ export const describeIssue = (error: z.ZodError): string => {
 
 export const hasMediaType = (context: Context, mediaType: string): boolean => isMediaType(context.req.header('content-type'), mediaType);
 
-export type Body = { readonly kind: 'body'; readonly bytes: Uint8Array } | { readonly kind: 'tooLarge' } | { readonly kind: 'incomplete' };
+export type JsonBody =
+  | { readonly kind: 'json'; readonly value: unknown }
+  | { readonly kind: 'refused'; readonly code: 'BODY_TOO_LARGE' | 'BODY_INCOMPLETE' | 'REQUEST_INVALID' | 'OVERLOADED' };
 
-const tooLarge: Body = { kind: 'tooLarge' };
-const incomplete: Body = { kind: 'incomplete' };
+const tooLarge: JsonBody = { kind: 'refused', code: 'BODY_TOO_LARGE' };
+const incomplete: JsonBody = { kind: 'refused', code: 'BODY_INCOMPLETE' };
+const noJson: JsonBody = { kind: 'refused', code: 'REQUEST_INVALID' };
+const noRoom: JsonBody = { kind: 'refused', code: 'OVERLOADED' };
 
-const readStream = async (stream: ReadableStream<Uint8Array>, octetsMax: number): Promise<Body> => {
+const parseJson = (body: Uint8Array): JsonBody => {
+  try {
+    return { kind: 'json', value: JSON.parse(Buffer.from(body.buffer, body.byteOffset, body.byteLength).toString('utf8')) };
+  } catch {
+    return noJson;
+  }
+};
+
+/** @returns undefined when there is more than `octetsMax` of it */
+const readStream = async (stream: ReadableStream<Uint8Array>, octetsMax: number): Promise<Uint8Array | undefined> => {
   const chunks: Uint8Array[] = [];
   let octets = 0;
   for await (const chunk of stream) {
     octets += chunk.length;
-    if (octets > octetsMax) return tooLarge;
+    if (octets > octetsMax) return undefined;
     chunks.push(chunk);
   }
-  return { kind: 'body', bytes: Buffer.concat(chunks) };
+  return Buffer.concat(chunks);
 };
 
-/** Reads the body, never more than `octetsMax` of it. */
-export const readBody = async (context: Context, octetsMax: number): Promise<Body> => {
+const readBody = async (context: Context, announced: string | undefined, octetsMax: number): Promise<Uint8Array | undefined> => {
+  const { outgoing } = bindingsOf(context);
+  if (outgoing instanceof ServerResponse) letContinue(outgoing);
+  // node:http holds the sender to the announced length, so it bounds what is read.
+  if (announced !== undefined) return new Uint8Array(await context.req.arrayBuffer());
+  const stream = context.req.raw.body;
+  return stream === null ? new Uint8Array() : readStream(stream, octetsMax);
+};
+
+/**
+ * Reads the body, never more than `octetsMax` of it, and only while `bodies` has room for it.
+ * @param bodies is held from before the first octet until the text is no longer needed
+ */
+export const readJson = async (context: Context, octetsMax: number, bodies: OctetBudget): Promise<JsonBody> => {
   const announced = context.req.header('content-length');
+  if (Number(announced) > octetsMax) return tooLarge;
+  // Nobody knows how long a body in chunks will be.
+  const octets = announced === undefined ? octetsMax : Number(announced);
+  if (!bodies.take(octets)) return noRoom;
   try {
-    if (announced === undefined) {
-      const stream = context.req.raw.body;
-      return stream === null ? { kind: 'body', bytes: new Uint8Array() } : await readStream(stream, octetsMax);
-    }
-    // node:http holds the sender to the announced length, so it bounds what is read.
-    if (Number(announced) > octetsMax) return tooLarge;
-    return { kind: 'body', bytes: new Uint8Array(await context.req.arrayBuffer()) };
+    const body = await readBody(context, announced, octetsMax);
+    return body === undefined ? tooLarge : parseJson(body);
   } catch {
     // The connection broke, or the time for the request ran out: node:http has the details, the client is gone.
     return incomplete;
+  } finally {
+    bodies.give(octets);
   }
 };
 

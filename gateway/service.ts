@@ -3,11 +3,7 @@
  * and on SIGTERM it answers what it has accepted before it goes.
  */
 import { randomBytes, type X509Certificate } from 'node:crypto';
-import { createServer, type IncomingMessage, type RequestListener, type Server } from 'node:http';
-import type { Socket } from 'node:net';
-import { getRequestListener } from '@hono/node-server';
 import { Hono } from 'hono';
-import { SigilloError } from '../config/errors.ts';
 import { homePaths } from '../config/home.ts';
 import { release } from '../config/release.ts';
 import type { Config } from '../config/schema.ts';
@@ -35,6 +31,7 @@ import { createJournalApp } from './journal-app.ts';
 import { type JournalBacklog, watchJournalBacklog } from './journal-backlog.ts';
 import { createJournalEntriesApp } from './journal-entries-app.ts';
 import { configuredStore, createJournalSource } from './journal-source.ts';
+import { createPublicServer, type PublicServer } from './public-server.ts';
 import { createPublishedCertificates, readRoots } from './published-certificates.ts';
 import { createCheckpointSource } from './published-checkpoint.ts';
 import { createRefusalRecording } from './refusal-recording.ts';
@@ -43,7 +40,7 @@ import { followSlotCapacities } from './slot-capacities.ts';
 import { createStampReading } from './stamp-reading.ts';
 import { createStamping } from './stamping.ts';
 import { createTimestampsApp } from './timestamps-app.ts';
-import { createTsaListener, tsaPath } from './tsa-listener.ts';
+import { createTsaListener } from './tsa-listener.ts';
 
 export interface GatewayService {
   metrics(): Promise<unknown>;
@@ -64,82 +61,6 @@ const createPublicApp = (apps: readonly Hono[], log: Logger): Hono => {
     return jsonError(context, 'INTERNAL');
   });
   return app;
-};
-
-const listen = (server: Server, { host, port }: Config['public']): Promise<void> =>
-  new Promise((resolve, reject) => {
-    server.once('error', (cause: NodeJS.ErrnoException) =>
-      reject(cause.code === 'EADDRINUSE' ? new SigilloError('PORT_IN_USE', `${host}:${port}`, { cause }) : cause),
-    );
-    server.listen(port, host, () => resolve());
-  });
-
-const connectionsOf = (server: Server): Promise<number> =>
-  new Promise((resolve) => server.getConnections((error, count) => resolve(error === null ? count : 0)));
-
-/** Path of a request target, which may also be a whole URL (RFC 9112, 3.2.2). */
-const isTsa = (target = ''): boolean => {
-  const path = target.startsWith('/') ? target : target.replace(/^https?:\/\/[^/?#]*/i, '');
-  return path === tsaPath || path.startsWith(`${tsaPath}?`);
-};
-
-interface PublicServer {
-  readonly http: Server;
-  /** Stops accepting, lets every request that was begun finish, then closes all connections. */
-  close(): Promise<void>;
-}
-
-/** The request that came last on a connection: the one that is being answered, if any is. */
-const lastRequest = Symbol('last request');
-type TaggedSocket = Socket & { [lastRequest]?: IncomingMessage };
-
-const createPublicServer = (config: Config['public'], tsa: RequestListener, app: Hono): PublicServer => {
-  const others = getRequestListener(app.fetch);
-  let stopping = false;
-  let open = 0;
-  const sockets = new Set<TaggedSocket>();
-  let whenIdle: (() => void) | undefined;
-  const timeouts = { requestTimeout: config.requestTimeoutMs, headersTimeout: config.requestTimeoutMs, keepAliveTimeout: 65_000 };
-  // Node looks for slow clients every 30 s by default, which would make every shorter timeout one of 30 s.
-  const http = createServer({ ...timeouts, connectionsCheckingInterval: Math.ceil(config.requestTimeoutMs / 4), noDelay: true });
-  http.maxConnections = config.connectionsMax;
-  http.on('connection', (socket) => {
-    sockets.add(socket);
-    socket.on('close', () => sockets.delete(socket));
-  });
-  http.on('request', (request, response) => {
-    open += 1;
-    // Not a set of requests: with 20,000 refusals a second that made the gateway's memory grow from 280 to 450 MB.
-    (request.socket as TaggedSocket)[lastRequest] = request;
-    response.on('close', () => {
-      open -= 1;
-      if (open === 0) whenIdle?.();
-    });
-    // A client that keeps its connection alive learns with its last answer that this gateway is going.
-    if (stopping) response.setHeader('Connection', 'close');
-    if (isTsa(request.url)) tsa(request, response);
-    else others(request, response);
-  });
-  return {
-    http,
-    async close() {
-      stopping = true;
-      const closed = new Promise<void>((resolve) => http.close(() => resolve()));
-      if (open > 0) {
-        // A server that is closed looks for slow clients no more (Node clears its interval): what is not here by then never will be.
-        const unfinished = setTimeout(() => {
-          for (const socket of sockets) if (socket[lastRequest]?.complete === false) socket.destroy();
-        }, config.requestTimeoutMs);
-        await new Promise<void>((resolve) => {
-          whenIdle = resolve;
-        });
-        clearTimeout(unfinished);
-      }
-      // What is open now is idle, or has not sent a whole request head: nothing of it was accepted.
-      http.closeAllConnections();
-      await closed;
-    },
-  };
 };
 
 const healthOf = async (
@@ -204,7 +125,7 @@ const createParts = ({ config, command, recorder, backlog, metrics, lane, log, r
   return { access, source, searching, stamping, apps };
 };
 
-/** Starts a gateway. It serves before Redis is there, and refuses until it is. @throws PORT_IN_USE, CONFIG_UNREADABLE, CERTIFICATE_INVALID */
+/** Starts a gateway. It serves before Redis is there, and refuses until it is. @throws PORT_IN_USE, CONFIG_INVALID, CONFIG_UNREADABLE, CERTIFICATE_INVALID */
 export const startGateway = async (config: Config, log: Logger): Promise<GatewayService> => {
   const roots = readRoots(config.trust.rootsFile ?? homePaths(config.home).rootCertificate);
   const connect = (name: string, role: 'command' | 'blocking'): RedisClient => {
@@ -223,7 +144,7 @@ export const startGateway = async (config: Config, log: Logger): Promise<Gateway
   const metrics = createGatewayMetrics({
     inFlight: () => lane?.inFlight ?? 0,
     entriesOutstanding: () => lane?.entriesOutstanding ?? 0,
-    connections: () => (server === undefined ? Promise.resolve(0) : connectionsOf(server.http)),
+    connections: () => (server === undefined ? Promise.resolve(0) : server.connections()),
     journalWaiting: () => backlog.waiting,
     journalEventsLost: () => recorder.lost,
     journalWaitingMax: config.journal.waitingMax,
@@ -242,8 +163,16 @@ export const startGateway = async (config: Config, log: Logger): Promise<Gateway
     onReadError: (error) => log.warn({ err: error }, 'lane: replies cannot be read, trying on'),
   });
   const { access, source, searching, stamping, apps } = createParts({ config, command, recorder, backlog, metrics, lane, log, roots });
-  server = createPublicServer(config.public, createTsaListener(stamping, timestamp.bodyBytesMax), createPublicApp(apps, log));
-  await listen(server.http, config.public);
+  server = createPublicServer({
+    config: config.public,
+    deadlineMs: timestamp.deadlineMs,
+    shutdownMs: config.shutdownMs,
+    tsa: createTsaListener(stamping, timestamp.bodyBytesMax),
+    app: createPublicApp(apps, log),
+    onDrop: metrics.connectionDropped,
+    onDefect: (error) => log.error({ err: error }, 'gateway: defect'),
+  });
+  await server.listen();
   log.info({ host: config.public.host, port: config.public.port, access: timestamp.access }, 'gateway: listening');
   void recordStart(recorder, command, { process: processName, config, version: release });
   const requester = lane;

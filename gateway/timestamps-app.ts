@@ -2,7 +2,7 @@
  * POST /v1/timestamps: many imprints in one JSON request, answered in order, each with its own complete RFC 3161 token or
  * its failInfo. The same rules, lane and journal as POST /tsa.
  */
-import { Hono } from 'hono';
+import { type Context, Hono } from 'hono';
 import { z } from 'zod';
 import type { ErrorCode } from '../config/errors.ts';
 import { oidSchema } from '../config/schema.ts';
@@ -12,7 +12,8 @@ import { readTokenSummary } from '../pki/token-summary.ts';
 import type { RefusedParts, TimeStampReq } from '../pki/tsp-request.ts';
 import { refusalHeaders } from './access-guard.ts';
 import { failureCodes, retryAfter } from './http-refusals.ts';
-import { describeIssue, hasMediaType, jsonError, readBody, remoteAddress } from './http-request.ts';
+import { describeIssue, hasMediaType, type JsonBody, jsonError, readJson, remoteAddress } from './http-request.ts';
+import { createOctetBudget } from './octet-budget.ts';
 import { outcomeOf, type Stamping, type StampResult } from './stamping.ts';
 
 /** SHA3-512 in Base64, a nonce of 64 octets in hex, names and punctuation: under 400; doubled for white space. */
@@ -113,11 +114,38 @@ const resultOf = (answer: StampResult): Record<string, string> => {
   }
 };
 
-export const createTimestampsApp = (stamping: Stamping, imprintsMax: number): Hono => {
+/**
+ * Octets of bodies that are being read at once: 80 of the longest with a thousand imprints, 800 of those with SHA-256 alone and
+ * no white space. Without it the 4,096 connections of one gateway could hold 3.3 GB.
+ */
+const bodiesOctetsMax = 64 * 1_024 * 1_024;
+
+/** @param bodies bounds the bodies that are being read at once */
+export const createTimestampsApp = (stamping: Stamping, imprintsMax: number, bodies = createOctetBudget(bodiesOctetsMax)): Hono => {
   const schema = requestSchema(imprintsMax);
   const bodyBytesMax = octetsAround + imprintsMax * octetsPerImprint;
   const { metrics } = stamping;
   const app = new Hono();
+
+  const refuseForLoad = (context: Context, outcome: keyof typeof failureCodes): Response => {
+    metrics.request(outcome);
+    return jsonError(context, failureCodes[outcome], undefined, retryAfter);
+  };
+
+  const refuseBody = (context: Context, code: (JsonBody & { kind: 'refused' })['code']): Response => {
+    switch (code) {
+      case 'BODY_INCOMPLETE':
+        return jsonError(context, code);
+      case 'BODY_TOO_LARGE':
+        return jsonError(context, code, `At most ${bodyBytesMax} octets.`, { Connection: 'close' });
+      case 'REQUEST_INVALID':
+        return jsonError(context, code, 'The body is not JSON.');
+      case 'OVERLOADED':
+        metrics.request('overloaded');
+        // What is on its way is not read, so the connection cannot be used again.
+        return jsonError(context, code, undefined, { ...retryAfter, Connection: 'close' });
+    }
+  };
 
   app.post('/v1/timestamps', async function timestamps(context) {
     if (!hasMediaType(context, 'application/json')) {
@@ -128,25 +156,16 @@ export const createTimestampsApp = (stamping: Stamping, imprintsMax: number): Ho
       metrics.request(found.outcome);
       return jsonError(context, found.code, undefined, refusalHeaders(found));
     }
-    const body = await readBody(context, bodyBytesMax);
-    if (body.kind !== 'body') {
-      if (body.kind === 'incomplete') return jsonError(context, 'BODY_INCOMPLETE');
-      return jsonError(context, 'BODY_TOO_LARGE', `At most ${bodyBytesMax} octets.`, { Connection: 'close' });
-    }
-    let json: unknown;
-    try {
-      json = JSON.parse(Buffer.from(body.bytes.buffer, body.bytes.byteOffset, body.bytes.byteLength).toString('utf8'));
-    } catch {
-      return jsonError(context, 'REQUEST_INVALID', 'The body is not JSON.');
-    }
-    const parsed = schema.safeParse(json);
+    // Before a body is read that would be refused however short it is.
+    const full = stamping.refusal(1);
+    if (full !== undefined) return refuseForLoad(context, full);
+    const body = await readJson(context, bodyBytesMax, bodies);
+    if (body.kind === 'refused') return refuseBody(context, body.code);
+    const parsed = schema.safeParse(body.value);
     if (!parsed.success) return jsonError(context, 'REQUEST_INVALID', describeIssue(parsed.error));
     const { hashes, certReq, policy } = parsed.data;
     const refusal = stamping.refusal(hashes.length);
-    if (refusal !== undefined) {
-      metrics.request(refusal);
-      return jsonError(context, failureCodes[refusal], undefined, retryAfter);
-    }
+    if (refusal !== undefined) return refuseForLoad(context, refusal);
     const reqPolicy = policy === undefined ? undefined : oid(policy);
     const started = performance.now();
     const answers = await Promise.all(

@@ -13,6 +13,7 @@ import { grantedResponse } from '../pki/tsp-granted.ts';
 import { refusalResponse } from '../pki/tsp-refusal.ts';
 import { parseTimeStampReq, readRefusedParts } from '../pki/tsp-request.ts';
 import { type Refused, refusalHeaders } from './access-guard.ts';
+import { letContinue } from './expect-continue.ts';
 import { errorLine, isMediaType, retryAfter } from './http-refusals.ts';
 import { outcomeOf, type Stamping, type StampResult } from './stamping.ts';
 
@@ -112,6 +113,7 @@ export const createTsaListener = (
     });
     // A client that goes away while it sends is not an error: there is nobody left to answer.
     request.on('error', () => metrics.request('disconnected'));
+    letContinue(response);
   };
 
   return function timestampQuery(request, response) {

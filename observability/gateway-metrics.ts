@@ -31,6 +31,7 @@ export interface GatewayMetrics {
   latency(seconds: number): void;
   batch(requests: number): void;
   authenticationFailure(reason: string): void;
+  connectionDropped(): void;
 }
 
 export interface GatewayGauges {
@@ -117,6 +118,11 @@ export const createGatewayMetrics = (gauges: GatewayGauges): GatewayMetrics => {
       this.set(await gauges.connections());
     },
   });
+  const dropped = new Counter({
+    name: 'http_connections_dropped_total',
+    help: 'Connections that were closed at accept, because public.connectionsMax were open.',
+    registers,
+  });
   addJournalMetrics(registers, gauges);
   registerRecorderMetrics(registry, gauges.journalEventsLost);
   return {
@@ -125,5 +131,6 @@ export const createGatewayMetrics = (gauges: GatewayGauges): GatewayMetrics => {
     latency: (seconds) => latency.observe(seconds),
     batch: (count) => batches.observe(count),
     authenticationFailure: (reason) => failures.inc({ reason }),
+    connectionDropped: () => dropped.inc(),
   };
 };

@@ -2,9 +2,10 @@
 import assert from 'node:assert/strict';
 import { Agent } from 'node:http';
 import { describe, test } from 'node:test';
-import { gatewayWorld } from '../support/gateway-world.ts';
+import { gatewayWorld, query } from '../support/gateway-world.ts';
 import { createGate } from '../support/lane-bench.ts';
 import { redisServerMissing } from '../support/redis-server.ts';
+import { makeRequest } from '../support/tsp-requests.ts';
 import { until } from '../support/until.ts';
 
 describe('connections of the gateway', { skip: redisServerMissing() }, () => {
@@ -73,6 +74,20 @@ describe('connections of the gateway', { skip: redisServerMissing() }, () => {
       world.logged.filter((line) => /"level":(50|60)/.test(line)),
       [],
     );
+  });
+
+  test('a client that closes its half behind its request gets the answer when the stamp is made', { timeout: 10_000 }, async () => {
+    await start();
+    const gate = createGate();
+    const signer = await startSigner(gate.passed);
+    const { socket, received, closed } = await open();
+    const body = makeRequest();
+    socket.write(`POST /tsa HTTP/1.1\r\nHost: x\r\nContent-Type: ${query['Content-Type']}\r\nContent-Length: ${body.length}\r\n\r\n`);
+    socket.end(body);
+    await until('it is at work', () => signer.lane.busy === 1);
+    gate.open();
+    await until('it is answered', () => received().startsWith('HTTP/1.1 200 OK'));
+    await until('the connection is closed', closed);
   });
 
   test('a connection on which nothing was ever sent does not hold the stop up', { timeout: 10_000 }, async () => {

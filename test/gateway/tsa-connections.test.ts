@@ -106,25 +106,6 @@ describe('POST /tsa: connections', () => {
     assert.equal(total, 1, JSON.stringify(await world.bench.outcomes()));
   });
 
-  test('a client that closes its half after the request still gets its answer', async () => {
-    await serve();
-    const { socket, received } = await open();
-    const bytes = makeRequest();
-    socket.write(head({ ...query, 'Content-Length': bytes.length, Connection: 'close' }));
-    socket.end(bytes);
-    await until('the answer is there', () => received().startsWith('HTTP/1.1 200 OK'));
-  });
-
-  test('Expect: 100-continue', async () => {
-    await serve();
-    const { socket, received } = await open();
-    const bytes = makeRequest();
-    socket.write(head({ ...query, 'Content-Length': bytes.length, Expect: '100-continue' }));
-    await until('the client may go on', () => received().startsWith('HTTP/1.1 100 Continue'));
-    socket.write(bytes);
-    await until('the answer is there', () => received().includes('HTTP/1.1 200 OK'));
-  });
-
   test('over-long headers are refused by the server, and the next client is served', async () => {
     await serve();
     const { socket, received, closed } = await open();

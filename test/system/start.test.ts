@@ -110,6 +110,13 @@ describe('start', { skip }, () => {
     });
   }
 
+  test('a public address of another machine is named, and the gateway is not started anew', async () => {
+    const service = await folder.spawn({ environment: { SIGILLO__PUBLIC__HOST: '192.0.2.1', SIGILLO__TIMESTAMP__ACCESS: 'clients' } });
+    assert.equal((await service.ended).code, 78, service.lastOutput);
+    assert.match(service.output, /CONFIG_INVALID: .*public\.host, public\.port: .*192\.0\.2\.1:\d+ \(EADDRNOTAVAIL\)/);
+    assert.deepEqual(folder.processes(), []);
+  });
+
   test('anonymous on a public address is refused unless told twice', async () => {
     const environment = { SIGILLO__PUBLIC__HOST: '0.0.0.0' };
     const refused = await folder.spawn({ environment });
