@@ -297,6 +297,19 @@ describe('loading the configuration', () => {
     assert.throws(() => load({ SIGILLO__PUBLIC__PROT: '1' }), { code: 'CONFIG_INVALID', message: /public\.prot: unknown key/ });
     assert.throws(() => load({ SIGILLO_PORT: '{' }), { code: 'CONFIG_INVALID', message: /SIGILLO_PORT: not a YAML value/ });
     assert.throws(() => load({ SIGILLO_PORT: 'http' }), { code: 'CONFIG_INVALID', message: /public\.port/ });
+    for (const [text, path] of [
+      ['public: 3\n', 'public'],
+      ['public: [1]\n', 'public'],
+      ['public: on\n', 'public'],
+    ] as const) {
+      const environment = { SIGILLO_CONFIG: write(text), SIGILLO__PUBLIC__HOST: '127.0.0.1', SIGILLO_PORT: '9100' };
+      assert.throws(() => load(environment), { code: 'CONFIG_INVALID', message: new RegExp(` ${path}: `) }, text);
+    }
+    assert.throws(() => load({ SIGILLO_CONFIG: write('journal: {block: 7}\n'), SIGILLO__JOURNAL__BLOCK__ROWS_MAX: '9' }), {
+      code: 'CONFIG_INVALID',
+      message: / journal\.block: /,
+    });
+    assert.equal(load({ SIGILLO_CONFIG: write('public:\n'), SIGILLO_PORT: '9100' }).public.port, 9_100, 'an empty section is none');
     assert.throws(() => load({ SIGILLO__: '1' }), { code: 'CONFIG_INVALID' });
     assert.throws(() => load({ SIGILLO____PROTO____POLLUTED: '1' }), { code: 'CONFIG_INVALID' });
     assert.equal(({} as { polluted?: unknown }).polluted, undefined);
