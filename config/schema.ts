@@ -6,9 +6,9 @@
 import { isIP } from 'node:net';
 import { isDeepStrictEqual } from 'node:util';
 import { z } from 'zod';
+import { clickhouseUrl, port, redisSchema } from './connection-schema.ts';
 import { checkTsuCalendar, dualControlSchema, tsuLifecycleSchema } from './lifecycle-schema.ts';
 
-const port = z.int().min(1).max(65_535);
 const path = z.string().min(1);
 const label = z.string().min(1).max(32); // PKCS#11: a token label is a field of 32 bytes
 /** 128 characters encode to at most 61 octets: short enough for one octet of length on the lane. */
@@ -51,42 +51,6 @@ const opsSchema = z.strictObject({
   host: z.string().min(1).default('127.0.0.1'),
   port: port.default(8081),
 });
-
-const tlsSchema = z.strictObject({
-  caFile: path.optional(),
-  certificateFile: path.optional(),
-  keyFile: path.optional(),
-});
-const endpoint = z.strictObject({ host: z.string().min(1), port });
-const redisLogin = { username: z.string().optional(), passwordFile: path.optional(), tls: tlsSchema.optional() };
-
-const redisSchema = z
-  .discriminatedUnion('mode', [
-    /** A private Redis that the supervisor starts under the home folder. */
-    z.strictObject({
-      mode: z.literal('embedded'),
-      serverPath: path.default('redis-server'),
-      maxMemoryMb: z.int().min(64).max(1_048_576).default(2_048),
-    }),
-    /** One server by URL: redis:// or rediss://, without a password in it. */
-    z.strictObject({
-      mode: z.literal('url'),
-      url: z
-        .string()
-        .regex(/^(rediss?:\/\/|unix:\/\/\/)/, 'must begin with redis://, rediss:// or unix:///')
-        .refine((url) => !/^rediss?:\/\/[^/@]*:[^/@]*@/.test(url), 'must not carry a password: use passwordFile'),
-      ...redisLogin,
-    }),
-    z.strictObject({
-      mode: z.literal('sentinel'),
-      name: z.string().min(1),
-      sentinels: z.array(endpoint).min(1),
-      sentinelPasswordFile: path.optional(),
-      ...redisLogin,
-    }),
-    z.strictObject({ mode: z.literal('cluster'), nodes: z.array(endpoint).min(1), ...redisLogin }),
-  ])
-  .default({ mode: 'embedded', serverPath: 'redis-server', maxMemoryMb: 2_048 });
 
 /** Variables that a module reads when it is loaded (for example the path of its own configuration file). */
 const moduleEnvironment = z.record(z.string().regex(/^[A-Za-z_][A-Za-z0-9_]*$/), z.string()); // Luna's is ChrystokiConfigurationPath
@@ -239,10 +203,7 @@ const journalSchema = z.strictObject({
     .regex(/^[!-*,-~]{1,200}$/, 'must be visible ASCII without "+"')
     .default('sigillo.invalid/journal'),
   /** ClickHouse server, http:// or https://, without a password in it; unset: the engine is embedded in the journal process. */
-  url: z
-    .string()
-    .regex(/^https?:\/\/[^/@]+(\/.*)?$/, 'must begin with http:// or https:// and carry no user or password: use username and passwordFile')
-    .optional(),
+  url: clickhouseUrl.optional(),
   username: z.string().min(1).optional(),
   passwordFile: path.optional(),
   /** Certificates that the server's must lead to, when they are not those of the system. */

@@ -229,6 +229,25 @@ describe('schema of the configuration', () => {
       assert.doesNotThrow(() => parseConfig({ redis: { mode: 'url', url, passwordFile: '/run/secret' } }), url);
     }
     for (const url of ['http://host', 'host:6379', 'unix://relative']) refused({ redis: { mode: 'url', url } }, 'redis.url');
+    for (const query of ['?password=hunter2', '/0?db=1&password=hunter2', '/?pass%77ord=hunter2', '?tls=true', '?']) {
+      for (const url of [`redis://host${query}`, `rediss://user@host:6380${query}`, `unix:///run/redis.sock${query}`])
+        refused({ redis: { mode: 'url', url } }, 'redis.url');
+    }
+    for (const name of ['password', 'PASSWORD', 'pass%77ord', 'user', 'username', 'access_token', 'http_header_Authorization', 'api_key'])
+      for (const url of [
+        `http://host?${name}=hunter2`,
+        `https://host:8443/?application=x&${name}=hunter2`,
+        `http://host/a?b?&${name}=hunter2`,
+      ])
+        refused({ journal: { url } }, 'journal.url');
+    for (const url of ['http://host', 'https://host:8443/base', 'http://host/?application=sigillo&ch_max_threads=2'])
+      assert.doesNotThrow(() => parseConfig({ journal: { url } }), url);
+    for (const tree of [{ redis: { mode: 'url', url: 'redis://h?password=hunter2' } }, { journal: { url: 'http://h?password=hunter2' } }])
+      assert.throws(
+        () => parseConfig(tree),
+        (error: Error) => !error.message.includes('hunter2'),
+        'the secret is not repeated',
+      );
   });
 
   test('every problem is named at once', () => {
