@@ -10,6 +10,10 @@ export const remoteAddress = (context: Context): string | undefined =>
   // A test asks the app without a connection.
   (context.env as Partial<HttpBindings> | undefined)?.incoming?.socket.remoteAddress;
 
+/** True when nobody is left to answer. */
+export const isDisconnected = (context: Context): boolean =>
+  (context.env as Partial<HttpBindings> | undefined)?.outgoing?.destroyed ?? false;
+
 /** Middleware: what does not say itself how long it holds is kept by no cache; a 404 would be, and be wrong a second later. */
 export const noStoreByDefault: MiddlewareHandler = async function noStore(context, next) {
   await next();

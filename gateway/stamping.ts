@@ -1,5 +1,6 @@
 /** What both timestamp protocols share: who asks, by which rules, and the way of one request through the lane and back. */
 
+import { invariant } from '../config/errors.ts';
 import type { Config } from '../config/schema.ts';
 import type { GatewayMetrics, RequestOutcome } from '../observability/gateway-metrics.ts';
 import type { digestAlgorithms } from '../pki/algorithms.ts';
@@ -34,6 +35,8 @@ export interface Stamping {
   stamp(request: TimeStampReq, client: string): Promise<StampResult>;
   /** Records that a request is refused before it became one. @returns the refusal, or why it may not be answered; as `stamp` */
   refuse(failInfo: FailInfo, parts: RefusedParts, client: string): Promise<StampResult>;
+  /** Why a request whose digest is none that is known here is refused: for its policy first. */
+  unknownDigestRefusal(reqPolicy: Uint8Array | undefined): FailInfo;
   /** Why so many requests would not be taken now, or undefined. */
   refusal(count: number): 'overloaded' | 'backlog' | undefined;
   /** Who asks, and may stamp: at once; or the refusal, when it is recorded. @param address of the other end of the connection */
@@ -93,6 +96,11 @@ export const createStamping = ({ config, lane, metrics, certificates, backlog, r
   return {
     metrics,
     refuse,
+    unknownDigestRefusal(reqPolicy) {
+      const decision = applyRules({ reqPolicy, digest: undefined, hasExtensions: false }, rules);
+      invariant(decision.kind === 'refused', 'an unknown digest is refused');
+      return decision.failInfo;
+    },
     refusal(count) {
       if (backlog.isFull) return 'backlog';
       return lane.hasRoomFor(count) ? undefined : 'overloaded';

@@ -171,7 +171,7 @@ export interface TimeStampRules {
 
 /** The policy to stamp under, or the refusal of a well-formed request: for its policy, then its digest, then its extensions. */
 export const applyRules = (
-  request: TimeStampReq,
+  request: Pick<TimeStampReq, 'reqPolicy' | 'digest' | 'hasExtensions'>,
   rules: TimeStampRules,
 ): { readonly kind: 'accepted'; readonly policy: Uint8Array } | Refusal => {
   let policy = rules.policies[0];
