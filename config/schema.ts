@@ -162,7 +162,7 @@ const timeSchema = z.strictObject({
   accuracyMicrosMax: z.int().min(1_000).max(1_000_000).default(1_000_000),
   /**
    * Without servers: how far from UTC the clock can be, on the word of whoever configures it. No accuracy below it may be stated then,
-   * because nothing proves one.
+   * because nothing proves one. The millisecond that genTime is cut to comes on top, up to one second in all.
    */
   unverifiedMicros: z.int().min(1_000).max(1_000_000).default(1_000_000),
   /** How long the last quorum counts when there is no new one: the clock drifts by 30 ms in the default. */
@@ -332,6 +332,11 @@ const timeChecks = ({ time, timestamp }: z.infer<typeof objectSchema>, context: 
   if (time.servers.length === 0 && timestamp.accuracyMicros < time.unverifiedMicros) {
     const message = `nothing proves it: name time.servers, or vouch for the clock with time.unverifiedMicros (${time.unverifiedMicros})`;
     context.addIssue({ code: 'custom', path: ['timestamp', 'accuracyMicros'], message });
+  }
+  // genTime is cut to the millisecond; the error that a token states holds that too (signer/clock.ts).
+  const provenMicros = Math.min(time.unverifiedMicros + 1_000, 1_000_000);
+  if (time.servers.length === 0 && time.accuracyMicrosMax < provenMicros) {
+    refuse('accuracyMicrosMax', `must be at least what time.unverifiedMicros and the millisecond of genTime make (${provenMicros})`);
   }
   if (time.accuracyMicrosMax < timestamp.accuracyMicros) {
     refuse('accuracyMicrosMax', `must be at least timestamp.accuracyMicros (${timestamp.accuracyMicros})`);

@@ -115,7 +115,13 @@ describe('schema of the configuration', () => {
           accuracyMicros: time.accuracyMicrosMax ?? 1_000_000,
           ...timestamp,
         },
-        time: { pollMs, timeoutMs: Math.min(1_000, pollMs), holdoverMs: Math.max(pollMs * 2, 1_000), unverifiedMicros: 1_000, ...time },
+        time: {
+          servers: [{ host: 'a.test' }],
+          pollMs,
+          timeoutMs: Math.min(1_000, pollMs),
+          holdoverMs: Math.max(pollMs * 2, 1_000),
+          ...time,
+        },
       };
     };
     for (const [path, min, max] of limits) {
@@ -172,6 +178,12 @@ describe('schema of the configuration', () => {
     assert.doesNotThrow(() => parseConfig({ time: { servers }, timestamp: { accuracyMicros: 1_000 } }));
     refused({ time: { unverifiedMicros: 50_001 }, timestamp: { accuracyMicros: 50_000 } }, 'timestamp.accuracyMicros');
     assert.doesNotThrow(() => parseConfig({ time: { unverifiedMicros: 50_000 }, timestamp: { accuracyMicros: 50_000 } }));
+    const vouched = (accuracyMicrosMax: number) => ({
+      time: { unverifiedMicros: 50_000, accuracyMicrosMax },
+      timestamp: { accuracyMicros: 50_000 },
+    });
+    refused(vouched(50_999), 'time.accuracyMicrosMax');
+    assert.doesNotThrow(() => parseConfig(vouched(51_000)));
     refused({ time: { servers: [{ host: '' }] } }, 'time.servers.0.host');
     refused({ time: { servers: [{ host: 'a.test', nts: true }] } }, 'time.servers.0.nts');
     for (const other of ['timestamp', 'mail', 'service']) {
