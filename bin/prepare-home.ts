@@ -4,10 +4,10 @@
  * Each step looks first and makes only what is missing, and what it makes appears at once and whole, so a run that was
  * killed anywhere is finished by the next. One run at a time for a home folder: the caller holds its lock.
  */
-import { chmodSync, mkdirSync, readdirSync, rmSync, statSync } from 'node:fs';
+import { mkdirSync, readdirSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
-import { SigilloError } from '../config/errors.ts';
 import { homePaths } from '../config/home.ts';
+import { makePrivateHome } from '../config/private-folder.ts';
 import type { Config } from '../config/schema.ts';
 import { ensureEmbeddedTokens } from '../signer/embedded-token.ts';
 import { type OpenHsm, openHsm } from '../signer/hsm-modules.ts';
@@ -20,15 +20,7 @@ import { onSlots } from './several-slots.ts';
 
 const prepareFolder = (config: Config): void => {
   const paths = homePaths(config.home);
-  mkdirSync(paths.root, { recursive: true, mode: 0o700 });
-  const { mode, uid } = statSync(paths.root);
-  if ((mode & 0o077) !== 0) {
-    // Closing a folder that is shared on purpose, such as /tmp, would break others.
-    if ((mode & 0o1000) !== 0 || uid !== process.getuid?.()) {
-      throw new SigilloError('CONFIG_INVALID', `home: ${paths.root} is open to others and not ours to close; choose a folder of its own`);
-    }
-    chmodSync(paths.root, 0o700);
-  }
+  makePrivateHome(paths.root);
   mkdirSync(paths.pkiFolder, { recursive: true, mode: 0o700 });
   // Left by an interrupted atomic write; a TSU gets another number then, so nothing would overwrite it.
   for (const name of readdirSync(paths.pkiFolder)) if (name.endsWith('.pem.new')) rmSync(join(paths.pkiFolder, name));

@@ -6,11 +6,11 @@
  */
 import { type ChildProcess, fork } from 'node:child_process';
 import { once } from 'node:events';
-import { chmodSync, mkdirSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { type Counter, Registry } from 'prom-client';
 import { SigilloError } from '../config/errors.ts';
 import { type HomePaths, homePaths } from '../config/home.ts';
+import { makePrivateHome } from '../config/private-folder.ts';
 import type { Config } from '../config/schema.ts';
 import { createLogger, type Logger } from '../observability/log.ts';
 import { type MetricsJson, mergeMetrics, type ProcessMetrics } from '../observability/merge-metrics.ts';
@@ -146,7 +146,7 @@ class Supervisor {
 
   async #start(): Promise<void> {
     const { home, redis } = this.#config;
-    makeHome(home);
+    makePrivateHome(home);
     this.#lock = await lockHome(this.#paths.lockFile);
     this.#ops = await serveOps(this.#config.ops, { health: () => this.#health(), metrics: () => this.#metrics() });
     await this.#step(this.#endLeftovers(this.#lock));
@@ -319,17 +319,6 @@ class Supervisor {
     return mergeMetrics([own, ...answers.flat()]);
   }
 }
-
-const makeHome = (home: string): void => {
-  try {
-    mkdirSync(home, { recursive: true, mode: 0o700 });
-    chmodSync(home, 0o700);
-  } catch (cause) {
-    throw new SigilloError('CONFIG_UNREADABLE', `home: ${home} cannot be made private (mode 0700) for the user that runs Sigillo.`, {
-      cause,
-    });
-  }
-};
 
 const neededByAny = (one: HealthItem | undefined, other: HealthItem): Pick<HealthItem, 'needed'> =>
   one?.needed === false && other.needed === false ? { needed: false } : {};

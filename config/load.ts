@@ -29,11 +29,15 @@ const pathOfVariable = (name: string): string[] =>
     .split('__')
     .map((part) => part.toLowerCase().replace(/_+([a-z0-9])/g, (_, letter: string) => letter.toUpperCase()));
 
+/** Sets one value. What stands in its way is a fault of the file, not to be replaced. @throws CONFIG_INVALID */
 const setAt = (tree: Tree, path: readonly string[], value: unknown): void => {
   let node = tree;
-  for (const key of path.slice(0, -1)) {
-    if (!isTree(node[key])) node[key] = {};
-    node = node[key] as Tree;
+  for (const [depth, key] of path.slice(0, -1).entries()) {
+    // A section without keys is null in YAML.
+    node[key] ??= {};
+    const inner = node[key];
+    if (!isTree(inner)) throw new SigilloError('CONFIG_INVALID', `${path.slice(0, depth + 1).join('.')}: must hold keys and values`);
+    node = inner;
   }
   node[path.at(-1) as string] = value;
 };

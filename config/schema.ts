@@ -6,9 +6,9 @@
 import { isIP } from 'node:net';
 import { isDeepStrictEqual } from 'node:util';
 import { z } from 'zod';
+import { clickhouseUrl, port, redisSchema } from './connection-schema.ts';
 import { checkTsuCalendar, dualControlSchema, tsuLifecycleSchema } from './lifecycle-schema.ts';
 
-const port = z.int().min(1).max(65_535);
 const path = z.string().min(1);
 const label = z.string().min(1).max(32); // PKCS#11: a token label is a field of 32 bytes
 /** 128 characters encode to at most 61 octets: short enough for one octet of length on the lane. */
@@ -51,42 +51,6 @@ const opsSchema = z.strictObject({
   host: z.string().min(1).default('127.0.0.1'),
   port: port.default(8081),
 });
-
-const tlsSchema = z.strictObject({
-  caFile: path.optional(),
-  certificateFile: path.optional(),
-  keyFile: path.optional(),
-});
-const endpoint = z.strictObject({ host: z.string().min(1), port });
-const redisLogin = { username: z.string().optional(), passwordFile: path.optional(), tls: tlsSchema.optional() };
-
-const redisSchema = z
-  .discriminatedUnion('mode', [
-    /** A private Redis that the supervisor starts under the home folder. */
-    z.strictObject({
-      mode: z.literal('embedded'),
-      serverPath: path.default('redis-server'),
-      maxMemoryMb: z.int().min(64).max(1_048_576).default(2_048),
-    }),
-    /** One server by URL: redis:// or rediss://, without a password in it. */
-    z.strictObject({
-      mode: z.literal('url'),
-      url: z
-        .string()
-        .regex(/^(rediss?:\/\/|unix:\/\/\/)/, 'must begin with redis://, rediss:// or unix:///')
-        .refine((url) => !/^rediss?:\/\/[^/@]*:[^/@]*@/.test(url), 'must not carry a password: use passwordFile'),
-      ...redisLogin,
-    }),
-    z.strictObject({
-      mode: z.literal('sentinel'),
-      name: z.string().min(1),
-      sentinels: z.array(endpoint).min(1),
-      sentinelPasswordFile: path.optional(),
-      ...redisLogin,
-    }),
-    z.strictObject({ mode: z.literal('cluster'), nodes: z.array(endpoint).min(1), ...redisLogin }),
-  ])
-  .default({ mode: 'embedded', serverPath: 'redis-server', maxMemoryMb: 2_048 });
 
 /** Variables that a module reads when it is loaded (for example the path of its own configuration file). */
 const moduleEnvironment = z.record(z.string().regex(/^[A-Za-z_][A-Za-z0-9_]*$/), z.string()); // Luna's is ChrystokiConfigurationPath
@@ -198,7 +162,7 @@ const timeSchema = z.strictObject({
   accuracyMicrosMax: z.int().min(1_000).max(1_000_000).default(1_000_000),
   /**
    * Without servers: how far from UTC the clock can be, on the word of whoever configures it. No accuracy below it may be stated then,
-   * because nothing proves one.
+   * because nothing proves one. The millisecond that genTime is cut to comes on top, up to one second in all.
    */
   unverifiedMicros: z.int().min(1_000).max(1_000_000).default(1_000_000),
   /** How long the last quorum counts when there is no new one: the clock drifts by 30 ms in the default. */
@@ -239,10 +203,7 @@ const journalSchema = z.strictObject({
     .regex(/^[!-*,-~]{1,200}$/, 'must be visible ASCII without "+"')
     .default('sigillo.invalid/journal'),
   /** ClickHouse server, http:// or https://, without a password in it; unset: the engine is embedded in the journal process. */
-  url: z
-    .string()
-    .regex(/^https?:\/\/[^/@]+(\/.*)?$/, 'must begin with http:// or https:// and carry no user or password: use username and passwordFile')
-    .optional(),
+  url: clickhouseUrl.optional(),
   username: z.string().min(1).optional(),
   passwordFile: path.optional(),
   /** Certificates that the server's must lead to, when they are not those of the system. */
@@ -371,6 +332,11 @@ const timeChecks = ({ time, timestamp }: z.infer<typeof objectSchema>, context: 
   if (time.servers.length === 0 && timestamp.accuracyMicros < time.unverifiedMicros) {
     const message = `nothing proves it: name time.servers, or vouch for the clock with time.unverifiedMicros (${time.unverifiedMicros})`;
     context.addIssue({ code: 'custom', path: ['timestamp', 'accuracyMicros'], message });
+  }
+  // genTime is cut to the millisecond; the error that a token states holds that too (signer/clock.ts).
+  const provenMicros = Math.min(time.unverifiedMicros + 1_000, 1_000_000);
+  if (time.servers.length === 0 && time.accuracyMicrosMax < provenMicros) {
+    refuse('accuracyMicrosMax', `must be at least what time.unverifiedMicros and the millisecond of genTime make (${provenMicros})`);
   }
   if (time.accuracyMicrosMax < timestamp.accuracyMicros) {
     refuse('accuracyMicrosMax', `must be at least timestamp.accuracyMicros (${timestamp.accuracyMicros})`);

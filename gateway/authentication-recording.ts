@@ -6,15 +6,15 @@
  * second. What is more is told by its reason, and by its name when that is a client's: a flood of names that nobody has cannot hide
  * guesses at a client's secret.
  */
+import type { AuthenticationFailureReason } from '../observability/gateway-metrics.ts';
 import type { RecordedEvent } from '../observability/journal/recorder.ts';
-import type { RefusalReason } from './client-access.ts';
 import { createPacedRecording, type PacedRecording, type PacedRecordingParts, type Telling } from './paced-recording.ts';
 
 /** A request that is not let in. */
 export interface AuthenticationFailure {
   /** The name that was claimed, or empty. */
   readonly name: string;
-  readonly reason: RefusalReason | 'role';
+  readonly reason: AuthenticationFailureReason;
   /** Of the other end of the connection. */
   readonly address: string | undefined;
 }

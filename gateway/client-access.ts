@@ -6,10 +6,11 @@
  * nobody in. A name that does not exist costs the same work as a wrong secret.
  */
 import { hash, timingSafeEqual } from 'node:crypto';
+import type { AuthenticationFailureReason } from '../observability/gateway-metrics.ts';
 import { type ClientRecord, type ClientRole, isClientName, readClients, readClientsVersion } from '../queue/client-register.ts';
 import type { RedisClient } from '../queue/redis.ts';
 
-export type RefusalReason = 'missing' | 'malformed' | 'unknown' | 'wrong' | 'disabled';
+export type RefusalReason = Exclude<AuthenticationFailureReason, 'role'>;
 
 export type Authentication =
   | { readonly kind: 'client'; readonly name: string; readonly role: ClientRole }

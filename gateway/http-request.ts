@@ -14,6 +14,10 @@ const bindingsOf = (context: Context): Partial<HttpBindings> => context.env ?? {
 /** Address of the other end of the connection, which may be a proxy's: what a header says of it, anybody can write. */
 export const remoteAddress = (context: Context): string | undefined => bindingsOf(context).incoming?.socket.remoteAddress;
 
+/** True when nobody is left to answer. */
+export const isDisconnected = (context: Context): boolean =>
+  (context.env as Partial<HttpBindings> | undefined)?.outgoing?.destroyed ?? false;
+
 /** Middleware: what does not say itself how long it holds is kept by no cache; a 404 would be, and be wrong a second later. */
 export const noStoreByDefault: MiddlewareHandler = async function noStore(context, next) {
   await next();

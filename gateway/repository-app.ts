@@ -3,7 +3,7 @@ import type { X509Certificate } from 'node:crypto';
 import { type Context, Hono } from 'hono';
 import { etag } from 'hono/etag';
 import { crlFileName } from '../queue/keys.ts';
-import { textError } from './http-request.ts';
+import { noStoreByDefault, textError } from './http-request.ts';
 import { certificateDigest, type PublishedCertificates } from './published-certificates.ts';
 
 const shortCache = 'public, max-age=60';
@@ -26,6 +26,8 @@ const describe = (certificate: X509Certificate): Record<string, string> => ({
 
 export const createRepositoryApp = (published: PublishedCertificates): Hono => {
   const app = new Hono();
+  // This pattern is also that of /repository itself.
+  app.use('/repository/*', noStoreByDefault);
   app.use('/repository/*', etag());
   app.get('/repository/trust.pem', (context) => send(context, pemOf(published.roots), pemType, shortCache));
   app.get('/repository/tsa-chain.pem', async (context) => {
@@ -44,14 +46,15 @@ export const createRepositoryApp = (published: PublishedCertificates): Hono => {
     const crl = await published.crl();
     return crl === undefined ? textError(context, 'NOT_FOUND') : send(context, crl, 'application/pkix-crl', shortCache);
   });
-  app.get('/repository', async (context) =>
-    context.json({
+  app.get('/repository', async (context) => {
+    const list = {
       trust: '/repository/trust.pem',
       chain: '/repository/tsa-chain.pem',
       ...((await published.crl()) === undefined ? {} : { crl: `/repository/${crlFileName}` }),
       certificates: [...(await published.list()), ...published.roots].map(describe),
-    }),
-  );
+    };
+    return context.json(list, 200, { 'Cache-Control': shortCache });
+  });
   app.all('/repository/*', (context) =>
     context.req.method === 'GET' || context.req.method === 'HEAD'
       ? textError(context, 'NOT_FOUND')

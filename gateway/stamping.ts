@@ -1,5 +1,6 @@
 /** What both timestamp protocols share: who asks, by which rules, and the way of one request through the lane and back. */
 
+import { invariant } from '../config/errors.ts';
 import type { Config } from '../config/schema.ts';
 import type { GatewayMetrics, RequestOutcome } from '../observability/gateway-metrics.ts';
 import type { digestAlgorithms } from '../pki/algorithms.ts';
@@ -34,6 +35,8 @@ export interface Stamping {
   stamp(request: TimeStampReq, client: string): Promise<StampResult>;
   /** Records that a request is refused before it became one. @returns the refusal, or why it may not be answered; as `stamp` */
   refuse(failInfo: FailInfo, parts: RefusedParts, client: string): Promise<StampResult>;
+  /** Why a request whose digest is none that is known here is refused: for its policy first. */
+  unknownDigestRefusal(reqPolicy: Uint8Array | undefined): FailInfo;
   /** Why so many requests would not be taken now, or undefined. */
   refusal(count: number): 'overloaded' | 'backlog' | undefined;
   /** Who asks, and may stamp: at once; or the refusal, when it is recorded. @param address of the other end of the connection */
@@ -66,16 +69,28 @@ export interface StampingParts {
 export const createStamping = ({ config, lane, metrics, certificates, backlog, refusals, guard }: StampingParts): Stamping => {
   const rules = rulesOf(config);
 
-  const granted = async (token: Buffer, tsu: Buffer): Promise<StampResult> => {
-    const chain = await certificates.chainOf(tsu.toString('hex'));
+  /** Those of a TSU that is new here come from Redis, which may not answer: they are waited for until the deadline, and kept for later. */
+  const chainBy = async (deadline: number, tsu: string): Promise<readonly Uint8Array[] | undefined> => {
+    const chain = certificates.chainOf(tsu);
+    if (!(chain instanceof Promise)) return chain;
+    let timer: NodeJS.Timeout | undefined;
+    const late = new Promise<undefined>((resolve) => {
+      timer = setTimeout(resolve, Math.max(0, deadline - performance.now()), undefined);
+    });
+    return Promise.race([chain, late]).finally(() => clearTimeout(timer));
+  };
+
+  const granted = async (token: Buffer, tsu: Buffer, deadline: number): Promise<StampResult> => {
+    const chain = await chainBy(deadline, tsu.toString('hex'));
     // Signers publish before they stamp, so this is Redis going away in the same moment, or a root that is not configured here.
     return chain === undefined ? unavailable : { kind: 'granted', token: attachCertificates(token, chain) };
   };
 
-  const resultOf = (answer: LaneAnswer, certReq: boolean): StampResult | Promise<StampResult> => {
+  /** @param deadline for the certificates; undefined: none were asked for */
+  const resultOf = (answer: LaneAnswer, deadline: number | undefined): StampResult | Promise<StampResult> => {
     switch (answer.kind) {
       case 'granted':
-        return certReq ? granted(answer.token, answer.tsu) : answer;
+        return deadline === undefined ? answer : granted(answer.token, answer.tsu, deadline);
       case 'refused':
         return answer;
       case 'expired':
@@ -93,6 +108,11 @@ export const createStamping = ({ config, lane, metrics, certificates, backlog, r
   return {
     metrics,
     refuse,
+    unknownDigestRefusal(reqPolicy) {
+      const decision = applyRules({ reqPolicy, digest: undefined, hasExtensions: false }, rules);
+      invariant(decision.kind === 'refused', 'an unknown digest is refused');
+      return decision.failInfo;
+    },
     refusal(count) {
       if (backlog.isFull) return 'backlog';
       return lane.hasRoomFor(count) ? undefined : 'overloaded';
@@ -103,9 +123,10 @@ export const createStamping = ({ config, lane, metrics, certificates, backlog, r
       const { messageImprint, nonce, certReq } = request;
       if (decision.kind === 'refused') return refuse(decision.failInfo, { messageImprint, policy: request.reqPolicy }, client);
       if (backlog.isFull) return backlogged;
+      const deadline = certReq ? performance.now() + config.deadlineMs : undefined;
       return new Promise<StampResult>((resolve) => {
         const taken = lane.submit({ policy: decision.policy, messageImprint, nonce, certReq, client }, (answer) =>
-          resolve(resultOf(answer, certReq)),
+          resolve(resultOf(answer, deadline)),
         );
         if (!taken) resolve(overloaded);
       });

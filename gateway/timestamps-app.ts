@@ -9,10 +9,10 @@ import { oidSchema } from '../config/schema.ts';
 import { digestAlgorithms } from '../pki/algorithms.ts';
 import { type Der, derNull, encode, octetString, oid, sequence, tag } from '../pki/der.ts';
 import { readTokenSummary } from '../pki/token-summary.ts';
-import type { RefusedParts, TimeStampReq } from '../pki/tsp-request.ts';
+import type { FailInfo, RefusedParts, TimeStampReq } from '../pki/tsp-request.ts';
 import { refusalHeaders } from './access-guard.ts';
 import { failureCodes, retryAfter } from './http-refusals.ts';
-import { describeIssue, hasMediaType, type JsonBody, jsonError, readJson, remoteAddress } from './http-request.ts';
+import { describeIssue, hasMediaType, isDisconnected, type JsonBody, jsonError, readJson, remoteAddress } from './http-request.ts';
 import { createOctetBudget } from './octet-budget.ts';
 import { outcomeOf, type Stamping, type StampResult } from './stamping.ts';
 
@@ -21,8 +21,9 @@ const octetsPerImprint = 800;
 const octetsAround = 4_096;
 
 const imprintSchema = z.strictObject({
-  algorithm: z.string().max(32),
-  hash: z.string().max(128),
+  // As long as the body lets them be: what is wrong with one imprint is told for that imprint alone.
+  algorithm: z.string(),
+  hash: z.string(),
   /** Decimal, or hexadecimal behind 0x: JSON numbers lose what lies beyond 53 bits. */
   nonce: z
     .string()
@@ -58,7 +59,7 @@ const imprintPrefixes = Object.fromEntries(
 
 type Item =
   | { readonly kind: 'request'; readonly request: TimeStampReq }
-  | { readonly kind: 'refused'; readonly failInfo: 'badAlg' | 'badDataFormat'; readonly parts: RefusedParts };
+  | { readonly kind: 'refused'; readonly failInfo: FailInfo; readonly parts: RefusedParts };
 
 /** One hash has one text: no white space, no other alphabet, no stray bits behind the last octet (RFC 4648, 3.5). */
 const fromBase64 = (text: string): Buffer => {
@@ -70,10 +71,18 @@ const fromBase64 = (text: string): Buffer => {
 const wrongImprint = (digest: keyof typeof digestAlgorithms, hashedMessage: Uint8Array): Uint8Array | undefined =>
   hashedMessage.length === 0 ? undefined : sequence(sequence(oid(digestAlgorithms[digest].oid), derNull), octetString(hashedMessage));
 
-const itemOf = ({ algorithm, hash, nonce }: Imprint, reqPolicy: Uint8Array | undefined, certReq: boolean): Item => {
+/** What all imprints of a request have in common. */
+interface Terms {
+  readonly reqPolicy: Uint8Array | undefined;
+  readonly certReq: boolean;
+  /** What an imprint with a digest that is not known here is told. */
+  readonly unknownDigest: FailInfo;
+}
+
+const itemOf = ({ algorithm, hash, nonce }: Imprint, { reqPolicy, certReq, unknownDigest }: Terms): Item => {
   if (!Object.hasOwn(digestAlgorithms, algorithm)) {
     // A name has no object identifier, so there is no imprint to tell.
-    return { kind: 'refused', failInfo: 'badAlg', parts: { messageImprint: undefined, policy: reqPolicy } };
+    return { kind: 'refused', failInfo: unknownDigest, parts: { messageImprint: undefined, policy: reqPolicy } };
   }
   const digest = algorithm as keyof typeof digestAlgorithms;
   const hashedMessage = fromBase64(hash);
@@ -95,6 +104,9 @@ const itemOf = ({ algorithm, hash, nonce }: Imprint, reqPolicy: Uint8Array | und
   };
   return { kind: 'request', request };
 };
+
+/** Statuses of what is no request of this protocol: counted as /tsa counts it. */
+const protocolStatuses: ReadonlySet<number> = new Set([400, 405, 413, 415]);
 
 /** How a granted token is told in JSON, now and whenever it is read again. */
 export const grantedItem = (token: Uint8Array): Record<string, string> => ({
@@ -127,8 +139,8 @@ export const createTimestampsApp = (stamping: Stamping, imprintsMax: number, bod
   const { metrics } = stamping;
   const app = new Hono();
 
-  const refuseForLoad = (context: Context, outcome: keyof typeof failureCodes): Response => {
-    metrics.request(outcome);
+  const refuseForLoad = (context: Context, outcome: keyof typeof failureCodes, imprints: number): Response => {
+    metrics.request(outcome, imprints);
     return jsonError(context, failureCodes[outcome], undefined, retryAfter);
   };
 
@@ -147,6 +159,11 @@ export const createTimestampsApp = (stamping: Stamping, imprintsMax: number, bod
     }
   };
 
+  app.use('/v1/timestamps', async function countNoRequests(context, next) {
+    await next();
+    if (context.error !== undefined) metrics.request('other');
+    else if (protocolStatuses.has(context.res.status)) metrics.request(isDisconnected(context) ? 'disconnected' : 'http');
+  });
   app.post('/v1/timestamps', async function timestamps(context) {
     if (!hasMediaType(context, 'application/json')) {
       return jsonError(context, 'MEDIA_TYPE_UNSUPPORTED', 'Send application/json.', { Accept: 'application/json' });
@@ -158,19 +175,20 @@ export const createTimestampsApp = (stamping: Stamping, imprintsMax: number, bod
     }
     // Before a body is read that would be refused however short it is.
     const full = stamping.refusal(1);
-    if (full !== undefined) return refuseForLoad(context, full);
+    if (full !== undefined) return refuseForLoad(context, full, 1);
     const body = await readJson(context, bodyBytesMax, bodies);
     if (body.kind === 'refused') return refuseBody(context, body.code);
     const parsed = schema.safeParse(body.value);
     if (!parsed.success) return jsonError(context, 'REQUEST_INVALID', describeIssue(parsed.error));
     const { hashes, certReq, policy } = parsed.data;
     const refusal = stamping.refusal(hashes.length);
-    if (refusal !== undefined) return refuseForLoad(context, refusal);
+    if (refusal !== undefined) return refuseForLoad(context, refusal, hashes.length);
     const reqPolicy = policy === undefined ? undefined : oid(policy);
+    const terms: Terms = { reqPolicy, certReq, unknownDigest: stamping.unknownDigestRefusal(reqPolicy) };
     const started = performance.now();
     const answers = await Promise.all(
       hashes.map((imprint) => {
-        const item = itemOf(imprint, reqPolicy, certReq);
+        const item = itemOf(imprint, terms);
         return item.kind === 'request' ? stamping.stamp(item.request, found.name) : stamping.refuse(item.failInfo, item.parts, found.name);
       }),
     );

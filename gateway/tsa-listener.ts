@@ -35,6 +35,9 @@ const send = (
 const sendError = (response: ServerResponse, code: ErrorCode, headers?: Record<string, string>): void =>
   send(response, errorCatalogue[code].httpStatus, 'text/plain; charset=utf-8', errorLine(code), headers);
 
+/** An HTTP error with a protocol answer as its body, for clients that read only one of the two. */
+const sendUnserved = (response: ServerResponse): void => send(response, 503, reply, refusalResponse('systemFailure'), retryAfter);
+
 const sendResult = (response: ServerResponse, result: StampResult): void => {
   switch (result.kind) {
     case 'granted':
@@ -44,8 +47,7 @@ const sendResult = (response: ServerResponse, result: StampResult): void => {
       send(response, 200, reply, refusalResponse(result.failInfo));
       break;
     case 'failed':
-      // An HTTP error with a protocol answer as its body, for clients that read only one of the two.
-      send(response, 503, reply, refusalResponse('systemFailure'), retryAfter);
+      sendUnserved(response);
   }
 };
 
@@ -86,7 +88,8 @@ export const createTsaListener = (
     refusing.then(
       (refused) => {
         metrics.request(response.destroyed ? 'disconnected' : refused.outcome);
-        sendError(response, refused.code, refusalHeaders(refused));
+        if (refused.code === 'UNAUTHENTICATED' || refused.code === 'FORBIDDEN') sendError(response, refused.code, refusalHeaders(refused));
+        else sendUnserved(response);
       },
       () => {
         metrics.request('other');

@@ -1,6 +1,6 @@
 /** What a gateway counts. Labels come from closed sets; what is not in them is counted as `other`. */
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client';
-import { batchBuckets, latencyBuckets } from './latency-buckets.ts';
+import { batchBuckets, latencyBuckets, stageHelp } from './latency-buckets.ts';
 import { registerRecorderMetrics } from './recorder-metrics.ts';
 
 const outcomes = [
@@ -24,13 +24,18 @@ const outcomes = [
 /** How a stamp request ended: a failInfo, or why it never became one. */
 export type RequestOutcome = (typeof outcomes)[number] | 'other';
 
+const authenticationFailureReasons = ['missing', 'malformed', 'unknown', 'wrong', 'disabled', 'role'] as const;
+/** Why a credential is refused, `role` when it is right and its role may not. */
+export type AuthenticationFailureReason = (typeof authenticationFailureReasons)[number];
+
 export interface GatewayMetrics {
   readonly registry: Registry;
-  request(outcome: RequestOutcome): void;
-  /** Seconds from the arrival of a request to its answer. */
+  /** @param count imprints that have this outcome; 1 unless told */
+  request(outcome: RequestOutcome, count?: number): void;
+  /** Seconds from a request that has been read to its answer. */
   latency(seconds: number): void;
   batch(requests: number): void;
-  authenticationFailure(reason: string): void;
+  authenticationFailure(reason: AuthenticationFailureReason): void;
   connectionDropped(): void;
 }
 
@@ -72,12 +77,14 @@ export const createGatewayMetrics = (gauges: GatewayGauges): GatewayMetrics => {
   collectDefaultMetrics({ register: registry });
   const requests = new Counter({ name: 'tsp_requests_total', help: 'Stamp requests by outcome.', labelNames: ['outcome'], registers });
   // Bound children: looking a label up for every stamp would cost more than counting it.
-  const byOutcome = new Map<RequestOutcome, { inc(): void }>(
+  const byOutcome = new Map<RequestOutcome, { inc(count: number): void }>(
     ([...outcomes, 'other'] as const).map((outcome) => [outcome, requests.labels({ outcome })]),
   );
+  // rate() and an alarm see the first refusal only as growth of what was there before.
+  for (const series of byOutcome.values()) series.inc(0);
   const latency = new Histogram({
     name: 'tsp_stage_seconds',
-    help: 'Time of a batch in each stage: queue (in Redis), sign (in a worker), reply (commit in Redis); and of a request: gateway.',
+    help: stageHelp,
     labelNames: ['stage'],
     buckets: latencyBuckets,
     registers,
@@ -94,6 +101,7 @@ export const createGatewayMetrics = (gauges: GatewayGauges): GatewayMetrics => {
     labelNames: ['reason'],
     registers,
   });
+  for (const reason of authenticationFailureReasons) failures.inc({ reason }, 0);
   new Gauge({
     name: 'tsp_in_flight',
     help: 'Stamp requests accepted and not answered yet.',
@@ -127,7 +135,7 @@ export const createGatewayMetrics = (gauges: GatewayGauges): GatewayMetrics => {
   registerRecorderMetrics(registry, gauges.journalEventsLost);
   return {
     registry,
-    request: (outcome) => (byOutcome.get(outcome) ?? byOutcome.get('other'))?.inc(),
+    request: (outcome, count = 1) => (byOutcome.get(outcome) ?? byOutcome.get('other'))?.inc(count),
     latency: (seconds) => latency.observe(seconds),
     batch: (count) => batches.observe(count),
     authenticationFailure: (reason) => failures.inc({ reason }),

@@ -1,7 +1,8 @@
 /** What a signer counts. Labels come from closed sets. */
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client';
 import { type StampOutcome, stampOutcomes } from '../queue/answer-block.ts';
-import { batchBuckets, latencyBuckets } from './latency-buckets.ts';
+import { type LaneFailureStage, laneFailureStages } from '../queue/lane-responder.ts';
+import { batchBuckets, latencyBuckets, stageHelp } from './latency-buckets.ts';
 
 /** Stages of a stamp inside the signer. */
 export type SignerStage = 'queue' | 'sign' | 'reply';
@@ -15,7 +16,7 @@ export interface SignerMetrics {
   /** Signatures made in the slot, and the seconds they spent inside the PKCS#11 module. */
   signatures(count: number, seconds: number): void;
   claimed(entries: number): void;
-  failed(stage: string): void;
+  failed(stage: LaneFailureStage): void;
 }
 
 export interface SignerGauges {
@@ -77,7 +78,7 @@ export const createSignerMetrics = (gauges: SignerGauges): SignerMetrics => {
   collectDefaultMetrics({ register: registry });
   const stages = new Histogram({
     name: 'tsp_stage_seconds',
-    help: 'Time of a batch in each stage: queue (in Redis), sign (in a worker), reply (commit in Redis); and of a request: gateway.',
+    help: stageHelp,
     labelNames: ['stage'],
     buckets: latencyBuckets,
     registers,
@@ -120,9 +121,15 @@ export const createSignerMetrics = (gauges: SignerGauges): SignerMetrics => {
     StampOutcome,
     { inc(count: number): void }
   >;
+  // rate() and an alarm see the first failure only as growth of what was there before.
+  for (const outcome of stampOutcomes) byOutcome[outcome].inc(0);
+  for (const stage of laneFailureStages) failures.inc({ stage }, 0);
+  claimed.inc({ lane: 'timestamp' }, 0);
   const batchesHere = batches.labels({ lane: 'timestamp' });
   const signaturesHere = signatures.labels({ slot: gauges.slot });
   const secondsHere = seconds.labels({ slot: gauges.slot });
+  signaturesHere.inc(0);
+  secondsHere.inc(0);
   return {
     registry,
     stage: (stage, value) => byStage[stage].observe(value),

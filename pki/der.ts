@@ -198,6 +198,49 @@ export class DerReader {
   }
 }
 
+const constructedBit = 0x20;
+/** EXTERNAL, EMBEDDED PDV, SEQUENCE, SET: of the universal types these alone are constructed in DER (X.690, 8 and 10.2). */
+const constructedTypes: ReadonlySet<number> = new Set([0x28, 0x2b, tag.sequence, tag.set]);
+
+/** Reads the value ahead of a cursor, and says whether there may be values inside. @throws DerError */
+const nextOfAnyType = (reader: DerReader): boolean => {
+  const identifier = reader.peek();
+  const at = reader.offset;
+  // 0 is the end of contents, which DER has not; a tag of several octets is in nothing that is read here.
+  if (identifier === 0 || (identifier & 0x1f) === 0x1f) throw new DerError('identifier not DER', at);
+  const isConstructed = (identifier & constructedBit) !== 0;
+  if (identifier < 0x40 && constructedTypes.has(identifier | constructedBit) !== isConstructed) {
+    throw new DerError('identifier not DER', at);
+  }
+  switch (identifier) {
+    case tag.boolean:
+      reader.boolean();
+      break;
+    case tag.integer:
+      reader.integer();
+      break;
+    case tag.oid:
+      reader.oid();
+      break;
+    case tag.null:
+      reader.next(identifier);
+      if (reader.contentStart !== reader.contentEnd) throw new DerError('NULL with contents', at);
+      break;
+    default:
+      reader.next(identifier);
+  }
+  return isConstructed;
+};
+
+/** Reads one value of whatever type, and all that is inside of it, without recursion, and stands behind it. @throws DerError */
+export const skipDer = (reader: DerReader): void => {
+  const open: DerReader[] = [];
+  for (let current: DerReader | undefined = reader; current !== undefined; current = open.at(-1)) {
+    if (current !== reader && current.peek() === -1) open.pop();
+    else if (nextOfAnyType(current)) open.push(new DerReader(current.bytes, current.contentStart, current.contentEnd));
+  }
+};
+
 /** Dotted form of the contents of an OBJECT IDENTIFIER that `DerReader.oid` has accepted. */
 export const dottedOid = (contents: Uint8Array): string => {
   const arcs: bigint[] = [];

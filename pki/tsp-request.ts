@@ -4,7 +4,7 @@
  * Pure and bounded: one pass over the input, no recursion, no copy. Every refusal is a value.
  */
 import { type DigestAlgorithm, digestAlgorithms } from './algorithms.ts';
-import { DerError, DerReader, oid, tag } from './der.ts';
+import { DerError, DerReader, oid, skipDer, tag } from './der.ts';
 
 export type ImprintDigest = keyof typeof digestAlgorithms;
 
@@ -86,9 +86,8 @@ const read = (bytes: Uint8Array): TimeStampReqResult => {
   let digest = digestOf(algorithm.oid());
   if (algorithm.peek() !== -1) {
     // RFC 5754: parameters are absent, and NULL is to be accepted; what else they might be changes the algorithm.
-    const identifier = algorithm.peek();
-    algorithm.next(identifier);
-    if (identifier !== tag.null || algorithm.contentStart !== algorithm.contentEnd) digest = undefined;
+    if (algorithm.peek() !== tag.null) digest = undefined;
+    skipDer(algorithm);
   }
   algorithm.finish();
   imprint.next(tag.octetString);
@@ -171,7 +170,7 @@ export interface TimeStampRules {
 
 /** The policy to stamp under, or the refusal of a well-formed request: for its policy, then its digest, then its extensions. */
 export const applyRules = (
-  request: TimeStampReq,
+  request: Pick<TimeStampReq, 'reqPolicy' | 'digest' | 'hasExtensions'>,
   rules: TimeStampRules,
 ): { readonly kind: 'accepted'; readonly policy: Uint8Array } | Refusal => {
   let policy = rules.policies[0];

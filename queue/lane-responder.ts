@@ -33,7 +33,9 @@ export interface LaneAnswerBatch {
 /** Thrown by the work of an entry that is not answered here, and stays for others: this signer is about to abandon the lane. */
 export class HandedBack extends Error {}
 
-export type LaneFailureStage = 'read' | 'answer' | 'work' | 'claim';
+export const laneFailureStages = ['read', 'answer', 'work', 'claim'] as const;
+/** What a responder was about when it failed. */
+export type LaneFailureStage = (typeof laneFailureStages)[number];
 
 export interface LaneResponderOptions {
   readonly command: RedisClient;

@@ -41,12 +41,17 @@ export interface GuardedClock {
 /** The system clock is read in whole milliseconds: so much it may seem to be behind UTC though it is not. */
 const grainMs = 1;
 
+/** What a clock that nobody verifies is taken to be at worst, its cut included: the coarsest accuracy that a token may state (EN 319 422). */
+const unverifiedErrorMsMax = 1_000;
+
 /** A thread's view of the clock that `shared` guards. */
 export const createGuardedClock = (shared: SharedArrayBuffer, sources: ClockSources, options: ClockOptions): GuardedClock => {
   const memory = new ClockMemory(shared);
   const isVerified = options.servers.length > 0;
   const errorMsMax = options.accuracyMicrosMax / 1_000;
   const proof: Mutable<ClockProof> = { ...nothingProved };
+  // With servers the cut is in the measured offset.
+  const unverifiedErrorMs = Math.min(options.unverifiedMicros / 1_000 + grainMs, unverifiedErrorMsMax);
   const refusal = (reason: ClockRefusal): ClockReading => ({ kind: 'unavailable', reason });
 
   const isStep = (differenceMs: number): boolean => Math.abs(differenceMs - memory.baselineMs) > options.stepMsMax;
@@ -81,7 +86,7 @@ export const createGuardedClock = (shared: SharedArrayBuffer, sources: ClockSour
       if (monotonic < memory.untrustedUntilMs) return refusal('stepped');
       if (isVerified) return verified(wall, monotonic);
       if (options.required) return refusal('unverified');
-      return { kind: 'time', unixMillis: Math.floor(wall), state: 'unverified', errorMs: options.unverifiedMicros / 1_000 };
+      return { kind: 'time', unixMillis: Math.floor(wall), state: 'unverified', errorMs: unverifiedErrorMs };
     },
   };
 };

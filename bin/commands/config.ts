@@ -5,7 +5,6 @@ import { SigilloError } from '../../config/errors.ts';
 import { loadConfig } from '../../config/load.ts';
 
 const mask = '***';
-const secretName = /pin|pass|secret|token|credential|key$/i;
 
 /** Credentials inside a URL: the user part, and parameters that some drivers read passwords from. */
 const maskUrl = (text: string): string =>
@@ -16,10 +15,7 @@ const maskUrl = (text: string): string =>
  * all the same: credentials in a URL, and variables handed to a PKCS#11 module, whose meaning only its vendor knows.
  */
 export const maskSecrets = (value: unknown, path: readonly string[] = []): unknown => {
-  if (typeof value === 'string') {
-    const isModuleVariable = path[0] === 'hsm' && path[1] === 'environment';
-    return isModuleVariable && secretName.test(path[2] ?? '') ? mask : maskUrl(value);
-  }
+  if (typeof value === 'string') return path[0] === 'hsm' && path.at(-2) === 'environment' ? mask : maskUrl(value);
   if (Array.isArray(value)) return value.map((item, i) => maskSecrets(item, [...path, String(i)]));
   if (typeof value !== 'object' || value === null) return value;
   return Object.fromEntries(Object.entries(value).map(([key, item]) => [key, maskSecrets(item, [...path, key])]));

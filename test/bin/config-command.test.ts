@@ -81,11 +81,17 @@ describe('sigillo config', () => {
   test('show masks what can hide a secret', () => {
     const masked = maskSecrets({
       redis: { url: 'rediss://app@redis.example:6380/0?password=x&db=1', passwordFile: '/run/secrets/redis' },
-      hsm: { environment: { VENDOR_PIN: '1234', VENDOR_CONF: '/etc/vendor.conf' }, slots: [{ pinFile: '/p' }] },
+      hsm: {
+        environment: { VENDOR_PIN: '1234', VENDOR_CONF: '/etc/vendor.conf' },
+        slots: [{ label: 'a', pinFile: '/p', environment: { VENDOR_PIN: '5678', VENDOR_LOGIN: 'hunter2' } }],
+      },
     });
     assert.deepEqual(masked, {
       redis: { url: 'rediss://***@redis.example:6380/0?password=***&db=1', passwordFile: '/run/secrets/redis' },
-      hsm: { environment: { VENDOR_PIN: '***', VENDOR_CONF: '/etc/vendor.conf' }, slots: [{ pinFile: '/p' }] },
+      hsm: {
+        environment: { VENDOR_PIN: '***', VENDOR_CONF: '***' },
+        slots: [{ label: 'a', pinFile: '/p', environment: { VENDOR_PIN: '***', VENDOR_LOGIN: '***' } }],
+      },
     });
   });
 

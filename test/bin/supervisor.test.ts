@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { existsSync, mkdirSync, statSync, writeFileSync } from 'node:fs';
+import { chmodSync, existsSync, mkdirSync, readdirSync, statSync, writeFileSync } from 'node:fs';
 import { createServer } from 'node:net';
 import { join } from 'node:path';
 import { describe, test } from 'node:test';
@@ -90,6 +90,29 @@ describe('start and stop', () => {
     assert.equal((await service.ended).code, 1);
     assert.match(service.output, /SETUP_INCOMPLETE/);
     assert.equal(existsSync(service.lockFile), false);
+  });
+});
+
+describe('the home folder', () => {
+  test('one that is shared on purpose is refused, and stays as it is', async (context) => {
+    const supervision = supervisionFor(context);
+    const shared = join(supervision.folder, 'shared');
+    mkdirSync(shared);
+    chmodSync(shared, 0o1777);
+    const service = await supervision.start({ SIGILLO_HOME: shared });
+    assert.equal((await service.ended).code, 1);
+    assert.match(service.output, /CONFIG_INVALID: .*home: .*shared is open to others and not ours to close/);
+    assert.equal(statSync(shared).mode & 0o7777, 0o1777);
+    assert.deepEqual(readdirSync(shared), []);
+  });
+
+  test('one that only its user has opened is closed', async (context) => {
+    const supervision = supervisionFor(context);
+    const open = join(supervision.folder, 'home');
+    mkdirSync(open);
+    chmodSync(open, 0o755);
+    await (await supervision.start()).untilReady();
+    assert.equal(statSync(open).mode & 0o7777, 0o700);
   });
 });
 

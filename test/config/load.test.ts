@@ -115,7 +115,13 @@ describe('schema of the configuration', () => {
           accuracyMicros: time.accuracyMicrosMax ?? 1_000_000,
           ...timestamp,
         },
-        time: { pollMs, timeoutMs: Math.min(1_000, pollMs), holdoverMs: Math.max(pollMs * 2, 1_000), unverifiedMicros: 1_000, ...time },
+        time: {
+          servers: [{ host: 'a.test' }],
+          pollMs,
+          timeoutMs: Math.min(1_000, pollMs),
+          holdoverMs: Math.max(pollMs * 2, 1_000),
+          ...time,
+        },
       };
     };
     for (const [path, min, max] of limits) {
@@ -172,6 +178,12 @@ describe('schema of the configuration', () => {
     assert.doesNotThrow(() => parseConfig({ time: { servers }, timestamp: { accuracyMicros: 1_000 } }));
     refused({ time: { unverifiedMicros: 50_001 }, timestamp: { accuracyMicros: 50_000 } }, 'timestamp.accuracyMicros');
     assert.doesNotThrow(() => parseConfig({ time: { unverifiedMicros: 50_000 }, timestamp: { accuracyMicros: 50_000 } }));
+    const vouched = (accuracyMicrosMax: number) => ({
+      time: { unverifiedMicros: 50_000, accuracyMicrosMax },
+      timestamp: { accuracyMicros: 50_000 },
+    });
+    refused(vouched(50_999), 'time.accuracyMicrosMax');
+    assert.doesNotThrow(() => parseConfig(vouched(51_000)));
     refused({ time: { servers: [{ host: '' }] } }, 'time.servers.0.host');
     refused({ time: { servers: [{ host: 'a.test', nts: true }] } }, 'time.servers.0.nts');
     for (const other of ['timestamp', 'mail', 'service']) {
@@ -229,6 +241,25 @@ describe('schema of the configuration', () => {
       assert.doesNotThrow(() => parseConfig({ redis: { mode: 'url', url, passwordFile: '/run/secret' } }), url);
     }
     for (const url of ['http://host', 'host:6379', 'unix://relative']) refused({ redis: { mode: 'url', url } }, 'redis.url');
+    for (const query of ['?password=hunter2', '/0?db=1&password=hunter2', '/?pass%77ord=hunter2', '?tls=true', '?']) {
+      for (const url of [`redis://host${query}`, `rediss://user@host:6380${query}`, `unix:///run/redis.sock${query}`])
+        refused({ redis: { mode: 'url', url } }, 'redis.url');
+    }
+    for (const name of ['password', 'PASSWORD', 'pass%77ord', 'user', 'username', 'access_token', 'http_header_Authorization', 'api_key'])
+      for (const url of [
+        `http://host?${name}=hunter2`,
+        `https://host:8443/?application=x&${name}=hunter2`,
+        `http://host/a?b?&${name}=hunter2`,
+      ])
+        refused({ journal: { url } }, 'journal.url');
+    for (const url of ['http://host', 'https://host:8443/base', 'http://host/?application=sigillo&ch_max_threads=2'])
+      assert.doesNotThrow(() => parseConfig({ journal: { url } }), url);
+    for (const tree of [{ redis: { mode: 'url', url: 'redis://h?password=hunter2' } }, { journal: { url: 'http://h?password=hunter2' } }])
+      assert.throws(
+        () => parseConfig(tree),
+        (error: Error) => !error.message.includes('hunter2'),
+        'the secret is not repeated',
+      );
   });
 
   test('every problem is named at once', () => {
@@ -297,6 +328,19 @@ describe('loading the configuration', () => {
     assert.throws(() => load({ SIGILLO__PUBLIC__PROT: '1' }), { code: 'CONFIG_INVALID', message: /public\.prot: unknown key/ });
     assert.throws(() => load({ SIGILLO_PORT: '{' }), { code: 'CONFIG_INVALID', message: /SIGILLO_PORT: not a YAML value/ });
     assert.throws(() => load({ SIGILLO_PORT: 'http' }), { code: 'CONFIG_INVALID', message: /public\.port/ });
+    for (const [text, path] of [
+      ['public: 3\n', 'public'],
+      ['public: [1]\n', 'public'],
+      ['public: on\n', 'public'],
+    ] as const) {
+      const environment = { SIGILLO_CONFIG: write(text), SIGILLO__PUBLIC__HOST: '127.0.0.1', SIGILLO_PORT: '9100' };
+      assert.throws(() => load(environment), { code: 'CONFIG_INVALID', message: new RegExp(` ${path}: `) }, text);
+    }
+    assert.throws(() => load({ SIGILLO_CONFIG: write('journal: {block: 7}\n'), SIGILLO__JOURNAL__BLOCK__ROWS_MAX: '9' }), {
+      code: 'CONFIG_INVALID',
+      message: / journal\.block: /,
+    });
+    assert.equal(load({ SIGILLO_CONFIG: write('public:\n'), SIGILLO_PORT: '9100' }).public.port, 9_100, 'an empty section is none');
     assert.throws(() => load({ SIGILLO__: '1' }), { code: 'CONFIG_INVALID' });
     assert.throws(() => load({ SIGILLO____PROTO____POLLUTED: '1' }), { code: 'CONFIG_INVALID' });
     assert.equal(({} as { polluted?: unknown }).polluted, undefined);

@@ -47,6 +47,7 @@ describe('GET /repository/tsa-chain.pem', () => {
       assert.equal(response.status, 503);
       assert.match(response.headers.get('retry-after') ?? '', /^[1-9]\d*$/);
       assert.match(await response.text(), /^CERTIFICATES_UNPUBLISHED: [^\n]+\n$/);
+      assert.equal(response.headers.get('cache-control'), 'no-store');
       world.now += freshMs;
     }
     world.redis.away = false;
@@ -137,11 +138,13 @@ describe('single certificates', () => {
       const response = await get(path);
       assert.equal(response.status, 404, path);
       assert.match(await response.text(), /^NOT_FOUND: [^\n]+\n$/, path);
+      assert.equal(response.headers.get('cache-control'), 'no-store', path);
     }
   });
 
   test('the list names each with its address', async () => {
     world.redis.publish(world.tsu, world.authority);
+    assert.match((await get('/repository')).headers.get('cache-control') ?? '', /^public, max-age=\d+$/);
     const list = (await (await get('/repository')).json()) as {
       trust: string;
       chain: string;

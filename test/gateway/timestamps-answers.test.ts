@@ -4,11 +4,11 @@ import { createHash } from 'node:crypto';
 import { describe, test } from 'node:test';
 import { digestAlgorithms } from '../../pki/algorithms.ts';
 import { derNull, oid } from '../../pki/der.ts';
-import type { ImprintDigest } from '../../pki/tsp-request.ts';
+import { applyRules, type ImprintDigest, parseTimeStampReq } from '../../pki/tsp-request.ts';
 import type { LaneAnswer } from '../../queue/lane-requester.ts';
 import { testPolicy } from '../support/software-tsu.ts';
 import { imprintOf, imprintsMax, resultsOf, timestampsWorld, tokenOf } from '../support/timestamps-world.ts';
-import { messageImprint } from '../support/tsp-requests.ts';
+import { makeRequest, messageImprint } from '../support/tsp-requests.ts';
 
 const digests = Object.keys(digestAlgorithms) as ImprintDigest[];
 const hex = (bytes: Uint8Array | undefined): string | undefined => (bytes === undefined ? undefined : Buffer.from(bytes).toString('hex'));
@@ -64,6 +64,57 @@ describe('POST /v1/timestamps: one answer for each imprint', () => {
     const results = await resultsOf(await post({ hashes: [imprintOf('a'), imprintOf('b')], certReq: true, policy: other }));
     for (const result of results) assert.equal(tokenOf(result).signedData.certificates.length, 2);
     for (const { policy, certReq } of world.bench.asked) assert.deepEqual([hex(policy), certReq], [hex(oid(other)), true]);
+  });
+
+  test('more is wrong than one thing: the same reason as from /tsa', async () => {
+    serve({ timestamp: { digests: ['sha256'] } });
+    const other = '1.3.6.1.4.1.32473.1.7';
+    const zeros = (octets: number): string => Buffer.alloc(octets).toString('base64');
+    const cases = [
+      { algorithm: 'sha1', oid: '1.3.14.3.2.26', octets: 20 },
+      { algorithm: 'sha1', oid: '1.3.14.3.2.26', octets: 5 },
+      { algorithm: 'sha384', oid: digestAlgorithms.sha384.oid, octets: 48 },
+      { algorithm: 'sha256', oid: digestAlgorithms.sha256.oid, octets: 32 },
+      { algorithm: 'sha256', oid: digestAlgorithms.sha256.oid, octets: 31 },
+    ];
+    for (const policy of [undefined, testPolicy, other]) {
+      const hashes = cases.map(({ algorithm, octets }) => ({ algorithm, hash: zeros(octets) }));
+      const bulk = await resultsOf(await post({ hashes, ...(policy === undefined ? {} : { policy }) }));
+      const rules = { policies: [oid(testPolicy)], digests: new Set<ImprintDigest>(['sha256']) } as const;
+      const single = cases.map((one) => {
+        const imprint = messageImprint(one.oid, Buffer.alloc(one.octets), [derNull]);
+        const parsed = parseTimeStampReq(makeRequest({ imprint, ...(policy === undefined ? {} : { policy }) }));
+        const decision = parsed.kind === 'refused' ? parsed : applyRules(parsed.request, rules);
+        return decision.kind === 'refused' ? decision.failInfo : 'granted';
+      });
+      assert.deepEqual(
+        bulk.map(({ status, failInfo }) => failInfo ?? status),
+        single,
+        policy,
+      );
+    }
+    assert.equal(world.bench.refusals.filter(({ detail }) => detail.reason === 'unacceptedPolicy').length, 4);
+  });
+
+  test('an algorithm or a hash of any length is wrong for its imprint alone', async () => {
+    const results = await resultsOf(
+      await post({
+        hashes: [
+          { algorithm: 'x'.repeat(5_000), hash: imprintOf('x').hash },
+          { algorithm: 'sha256', hash: 'A'.repeat(4_000) },
+          { algorithm: 'sha256', hash: 'not Base64'.repeat(200) },
+          imprintOf('granted'),
+        ],
+      }),
+    );
+    assert.deepEqual(
+      results.map(({ status, failInfo }) => failInfo ?? status),
+      ['badAlg', 'badDataFormat', 'badDataFormat', 'granted'],
+    );
+    assert.ok(
+      world.bench.refusals.every(({ detail }) => detail.messageImprint === undefined),
+      'what would fill the journal is not told',
+    );
   });
 
   test('what is wrong with one has no effect on the others', async () => {

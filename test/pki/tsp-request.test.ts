@@ -169,9 +169,40 @@ describe('badAlg', () => {
   });
 
   test('parameters other than NULL', () => {
-    for (const parameters of [integer(0), sequence(), octetString(new Uint8Array(4)), oid('1.2.3'), encode(tag.null, Uint8Array.of(0))]) {
+    for (const parameters of [
+      integer(0),
+      sequence(),
+      octetString(new Uint8Array(4)),
+      oid('1.2.3'),
+      sequence(derNull, sequence(oid('1.2.3'))),
+    ]) {
       assert.equal(judge(makeRequest({ parameters: [parameters] })), 'badAlg', hex(parameters));
     }
+  });
+
+  test('parameters that are not DER, whatever the algorithm', () => {
+    const bad = [
+      '050100', // NULL with contents
+      '3003050100',
+      '0000', // end of contents
+      '30020000',
+      '3003020200', // cut inside
+      '300402020001', // INTEGER not minimal
+      '010101', // BOOLEAN neither 00 nor FF
+      '0600',
+      '2400', // a constructed OCTET STRING
+      '1000', // a primitive SEQUENCE
+      '1f81010500', // a tag of several octets
+      '30800000',
+    ].map((text) => Buffer.from(text, 'hex'));
+    for (const parameters of bad)
+      for (const algorithm of [digestAlgorithms.sha256.oid, '1.3.14.3.2.26'])
+        assert.equal(judge(makeRequest({ algorithm, parameters: [parameters] })), 'badDataFormat', hex(parameters));
+    let nested = derNull;
+    for (let depth = 0; depth < 500; depth += 1) nested = sequence(nested, derNull);
+    assert.equal(judge(makeRequest({ parameters: [nested] })), 'badAlg');
+    nested[nested.length - 1] = 1;
+    assert.equal(judge(makeRequest({ parameters: [nested] })), 'badDataFormat');
   });
 
   test('an unknown algorithm counts before its length and its parameters', () => {

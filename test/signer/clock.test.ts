@@ -3,6 +3,7 @@ import { describe, test } from 'node:test';
 import fc from 'fast-check';
 import { parseConfig } from '../../config/load.ts';
 import { type ClockOptions, type ClockReading, createGuardedClock, type GuardedClock } from '../../signer/clock.ts';
+import { accuracySteps, stepFor } from '../../signer/clock-accuracy.ts';
 import { createClockMemory } from '../../signer/clock-memory.ts';
 
 const start = Date.UTC(2026, 10, 22, 10, 0, 0);
@@ -42,6 +43,22 @@ describe('the guarded clock', () => {
     time.pass(1.999);
     assert.equal(millisOf(clock.read()), start + 1);
   });
+
+  for (const [unverifiedMicros, errorMs] of [
+    [1_000, 2],
+    [50_000, 51],
+    [999_000, 1_000],
+    [999_500, 1_000],
+    [1_000_000, 1_000],
+  ] as const) {
+    test(`on the word that the clock is within ${unverifiedMicros} µs, the cut to the millisecond comes on top`, () => {
+      const reading = new FakeTime().clock({ unverifiedMicros }).read();
+      assert.ok(reading.kind === 'time');
+      assert.equal(reading.errorMs, errorMs);
+      const steps = accuracySteps(unverifiedMicros, 1_000_000);
+      assert.ok((steps[stepFor(steps, reading.errorMs)] as number) >= errorMs * 1_000, 'no token states less');
+    });
+  }
 
   test('is never ahead of the wall clock, and by less than a millisecond behind', () => {
     fc.assert(

@@ -5,6 +5,7 @@ import type { Config } from '../../config/schema.ts';
 import { type AccessGuard, createAccessGuard } from '../../gateway/access-guard.ts';
 import { createAuthenticationRecording } from '../../gateway/authentication-recording.ts';
 import type { JournalBacklog } from '../../gateway/journal-backlog.ts';
+import type { PublishedCertificates } from '../../gateway/published-certificates.ts';
 import { createRefusalRecording } from '../../gateway/refusal-recording.ts';
 import { createStamping, type Stamping } from '../../gateway/stamping.ts';
 import { createGatewayMetrics } from '../../observability/gateway-metrics.ts';
@@ -54,6 +55,8 @@ export interface StampingBenchOptions {
   readonly auditors?: readonly string[];
   /** No certificates are known for any TSU. */
   readonly unpublished?: boolean;
+  /** Where the chains come from, instead of a list of that one TSU. */
+  readonly certificates?: Pick<PublishedCertificates, 'chainOf'>;
 }
 
 /** Grants with tokens of this TSU; the signature is a placeholder. */
@@ -120,7 +123,9 @@ export const createStampingBench = (tsu: SoftwareTsu, options: StampingBenchOpti
           return true;
         },
       },
-      certificates: { chainOf: (wanted) => (wanted === id && options.unpublished !== true ? tsu.chain : undefined) },
+      certificates: options.certificates ?? {
+        chainOf: (wanted) => (wanted === id && options.unpublished !== true ? tsu.chain : undefined),
+      },
       backlog,
       refusals: createRefusalRecording(recording),
       guard: clients === undefined ? undefined : guard,
