@@ -20,7 +20,7 @@ export interface PublicServerWorld {
   readonly port: number;
   /** Connections that found no room. */
   readonly dropped: number;
-  /** Makes the server of a test; it is closed with it. */
+  /** Makes a server; it is closed with the test. */
   make(parts?: Partial<Omit<PublicServerParts, 'config'>>, config?: Record<string, unknown>): Promise<PublicServer>;
   /** Makes it and lets it listen. */
   serve(parts?: Partial<Omit<PublicServerParts, 'config'>>, config?: Record<string, unknown>): Promise<PublicServer>;
@@ -34,7 +34,7 @@ const refuseAll: RequestListener = (_, response) => {
 
 /** For the tests of a file. */
 export const publicServerWorld = (): PublicServerWorld => {
-  let server: PublicServer | undefined;
+  const servers = new Set<PublicServer>();
   let port: number;
   let dropped: number;
   const sockets = new Set<Socket>();
@@ -42,8 +42,8 @@ export const publicServerWorld = (): PublicServerWorld => {
   afterEach(async () => {
     for (const socket of sockets) socket.destroy();
     sockets.clear();
-    await server?.close();
-    server = undefined;
+    for (const server of servers) await server.close();
+    servers.clear();
   });
 
   const make: PublicServerWorld['make'] = async (parts = {}, config = {}) => {
@@ -53,7 +53,7 @@ export const publicServerWorld = (): PublicServerWorld => {
     const onDrop = (): void => {
       dropped += 1;
     };
-    server = createPublicServer({
+    const server = createPublicServer({
       tsa: refuseAll,
       app: new Hono(),
       deadlineMs: 5_000,
@@ -63,6 +63,7 @@ export const publicServerWorld = (): PublicServerWorld => {
       ...parts,
       config: whole.public,
     });
+    servers.add(server);
     return server;
   };
 
