@@ -38,9 +38,9 @@ const expiryEveryMs = 6 * 3_600_000;
 const expiryRetryMs = 60_000;
 /** A proof reads entries where subtrees are missing: those of the last second. */
 const treeEveryMs = 1_000;
-/** A segment of the table of stamps is full after seconds at the earliest. */
+/** A segment of the table of stamps is full after a second or so under full load. */
 const lookupEveryMs = 1_000;
-/** While it is behind, blocks are stored between one segment and the next, which takes 0.1 s. */
+/** While it is behind, blocks are stored between one segment and the next, which takes 30 ms. */
 const lookupPauseMs = 20;
 /** A part of the table is lost when the engine starts and finds it broken; a server starts without this process. */
 const lookupCheckEveryMs = 24 * 3_600_000;
