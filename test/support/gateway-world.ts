@@ -1,7 +1,6 @@
 /** A gateway on a Redis of its own, with signers that a test scripts, and clients that send whole requests, or octet by octet. */
-import { once } from 'node:events';
 import { type Agent, request as httpRequest } from 'node:http';
-import { connect, type Socket } from 'node:net';
+import type { Socket } from 'node:net';
 import { after, afterEach, before, beforeEach } from 'node:test';
 import { parseConfig } from '../../config/load.ts';
 import { type GatewayService, startGateway } from '../../gateway/service.ts';
@@ -10,6 +9,7 @@ import type { LaneAnswerBatch, LaneEntry } from '../../queue/lane-responder.ts';
 import { decodeStampRequests } from '../../queue/stamp-messages.ts';
 import { makeAnswerBlock } from './answer-blocks.ts';
 import { type BenchResponder, keys, LaneBench } from './lane-bench.ts';
+import { type OpenConnection, openConnection } from './open-connection.ts';
 import { startTestRedis, type TestRedis } from './redis-server.ts';
 import { freePort } from './service.ts';
 import { makeHierarchy, makeSoftwareTsu, makeTemplate, type SoftwareHierarchy, type SoftwareTsu, tokenOf } from './software-tsu.ts';
@@ -26,12 +26,6 @@ export interface Answer {
 }
 
 /** A connection on which a test writes octets itself. */
-export interface OpenConnection {
-  readonly socket: Socket;
-  received(): string;
-  closed(): boolean;
-}
-
 export interface GatewayWorld {
   readonly redis: TestRedis;
   /** The other end of the lane, and a look at Redis. */
@@ -150,21 +144,7 @@ export const gatewayWorld = (): GatewayWorld => {
     });
   const stamp = (agent?: Agent): Promise<Answer> => send('/tsa', query, makeRequest({ certReq: true }), agent);
 
-  const open = async (): Promise<OpenConnection> => {
-    const socket = connect(port, '127.0.0.1');
-    sockets.add(socket);
-    let text = '';
-    let closed = false;
-    socket.on('data', (data: Buffer) => {
-      text += data.toString('latin1');
-    });
-    socket.on('error', () => undefined); // a reset counts as closed
-    socket.on('close', () => {
-      closed = true;
-    });
-    await once(socket, 'connect');
-    return { socket, received: () => text, closed: () => closed };
-  };
+  const open = (): Promise<OpenConnection> => openConnection(port, sockets);
 
   return {
     get redis() {

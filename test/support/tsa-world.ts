@@ -2,11 +2,12 @@
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
 import { createServer, request as httpRequest, type IncomingHttpHeaders, type Server, type ServerOptions } from 'node:http';
-import { type AddressInfo, connect, type Socket } from 'node:net';
+import type { AddressInfo, Socket } from 'node:net';
 import { after, afterEach, before } from 'node:test';
 import { createTsaListener, tsaPath } from '../../gateway/tsa-listener.ts';
 import { refusalResponse } from '../../pki/tsp-refusal.ts';
 import type { FailInfo } from '../../pki/tsp-request.ts';
+import { type OpenConnection, openConnection } from './open-connection.ts';
 import { makeHierarchy, makeSoftwareTsu, type SoftwareTsu } from './software-tsu.ts';
 import { createStampingBench, type StampingBench, type StampingBenchOptions } from './stamping-bench.ts';
 import { TestPki } from './timestamp-fixtures.ts';
@@ -30,12 +31,6 @@ interface SendOptions {
 }
 
 /** A connection on which a test writes octets itself. */
-export interface OpenConnection {
-  readonly socket: Socket;
-  received(): string;
-  closed(): boolean;
-}
-
 export interface TsaWorld {
   readonly tsu: SoftwareTsu;
   /** Of the server that runs. */
@@ -91,21 +86,7 @@ export const tsaWorld = (): TsaWorld => {
       sent.end(chunks === undefined && method === 'POST' ? body : undefined);
     });
 
-  const open = async (): Promise<OpenConnection> => {
-    const socket = connect(port, '127.0.0.1');
-    sockets.add(socket);
-    let text = '';
-    let closed = false;
-    socket.on('data', (data: Buffer) => {
-      text += data.toString('latin1');
-    });
-    socket.on('error', () => undefined); // a reset counts as closed
-    socket.on('close', () => {
-      closed = true;
-    });
-    await once(socket, 'connect');
-    return { socket, received: () => text, closed: () => closed };
-  };
+  const open = (): Promise<OpenConnection> => openConnection(port, sockets);
 
   return {
     get tsu() {
