@@ -1,32 +1,15 @@
 import assert from 'node:assert/strict';
-import { createHash } from 'node:crypto';
 import { after, before, describe, test } from 'node:test';
-import { oid } from '../../pki/der.ts';
 import { decodeAnswerBlock } from '../../queue/answer-block.ts';
 import { monotonicMs } from '../../queue/redis-clock.ts';
-import { encodeStampRequests } from '../../queue/stamp-messages.ts';
 import type { HsmModule } from '../../signer/pkcs11-module.ts';
 import type { StampedBatch } from '../../signer/stamp-task.ts';
 import { inlineMsMax, StampingPool } from '../../signer/stamping-pool.ts';
 import { isMalformed } from '../support/malformed.ts';
-import { testPolicy } from '../support/software-tsu.ts';
+import { batchOf } from '../support/stamp-batches.ts';
 import { temporaryFolder, withoutSofthsm } from '../support/token-home.ts';
 import { createTokenTsu } from '../support/token-tsu.ts';
-import { messageImprint } from '../support/tsp-requests.ts';
 
-const imprint = messageImprint('2.16.840.1.101.3.4.2.1', createHash('sha256').update('document').digest());
-const batchOf = (count: number): Buffer =>
-  encodeStampRequests(
-    Array.from({ length: count }, (_, id) => ({
-      id,
-      certReq: false,
-      policy: oid(testPolicy),
-      messageImprint: imprint,
-      client: 'anonymous',
-      nonce: undefined,
-    })),
-    () => 60_000,
-  );
 /** More than the fastest token signs within the bound. */
 const many = batchOf(256);
 const one = batchOf(1);

@@ -3,14 +3,11 @@
  * it has not answered is others', and it is used again only when its keys have proved themselves.
  */
 import assert from 'node:assert/strict';
-import { createHash } from 'node:crypto';
 import { join } from 'node:path';
 import { after, afterEach, before, beforeEach, describe, type TestContext, test } from 'node:test';
 import pkcs11 from 'pkcs11js';
 import { homePaths } from '../../config/home.ts';
-import { oid } from '../../pki/der.ts';
 import { monotonicMs } from '../../queue/redis-clock.ts';
-import { encodeStampRequests } from '../../queue/stamp-messages.ts';
 import { ConcurrentStamper } from '../../signer/concurrent-stamper.ts';
 import { embeddedModule, type HsmModule, openModule } from '../../signer/pkcs11-module.ts';
 import { writeTsus } from '../../signer/shared-tsus.ts';
@@ -21,24 +18,10 @@ import { StampingPool } from '../../signer/stamping-pool.ts';
 import { createRefusalMemory, TokenRefusals } from '../../signer/token-refusals.ts';
 import { withoutFaultyModule } from '../support/faulty-module/build.ts';
 import { FaultyModule } from '../support/faulty-module/faulty-module.ts';
-import { testPolicy } from '../support/software-tsu.ts';
+import { batchOf } from '../support/stamp-batches.ts';
 import { configOf, temporaryFolder } from '../support/token-home.ts';
 import { createTokenTsu } from '../support/token-tsu.ts';
-import { messageImprint } from '../support/tsp-requests.ts';
 
-const imprint = messageImprint('2.16.840.1.101.3.4.2.1', createHash('sha256').update('document').digest());
-const batchOf = (count: number): Buffer =>
-  encodeStampRequests(
-    Array.from({ length: count }, (_, id) => ({
-      id,
-      certReq: false,
-      policy: oid(testPolicy),
-      messageImprint: imprint,
-      client: 'anonymous',
-      nonce: undefined,
-    })),
-    () => 60_000,
-  );
 const label = 'sigillo-timestamp';
 /** Refusals in a row that a slot does not survive. */
 const tooMany = 8;
