@@ -8,7 +8,7 @@ import { decodeEvent, hashEvent } from './event-encoding.ts';
 import type { Origin } from './origin.ts';
 import type { Spool } from './spool.ts';
 import type { JournalStore } from './store.ts';
-import { readWriterState, type StartingPoint, startingPoint, type WriterState } from './writer-state.ts';
+import { coveredBy, readWriterState, type StartingPoint, startingPoint, type WriterState } from './writer-state.ts';
 
 export interface OpeningOptions {
   readonly redis: RedisClient;
@@ -23,8 +23,10 @@ export interface Opening extends StartingPoint {
   /** undefined: the store does not answer. */
   readonly storeHead: ChainHead | undefined;
   readonly state: WriterState | undefined;
-  /** Events behind the positions that are in the store nevertheless. */
+  /** Events behind the positions that may be in the store nevertheless. */
   readonly known: readonly Origin[];
+  /** Entries that the positions speak for: `known` is of those behind. */
+  readonly covered: number;
   /**
    * The last insert of an earlier writer was not stored. ClickHouse may take it for stored, and so the first block, which has the same
    * token: that must be seen to be there before anything else counts.
@@ -89,8 +91,9 @@ export const findStart = async (options: OpeningOptions): Promise<Opening> => {
     spoolHead = undefined;
   }
   const start = startingPoint({ node, store: storeHead, spool: spoolHead, state, stateMayBeOld });
-  const known = store === undefined || storeHead === undefined ? [] : await within(storeDeadlineMs, store.originsFrom(state?.size ?? 0));
+  const covered = coveredBy(state);
+  const known = store === undefined || storeHead === undefined ? [] : await within(storeDeadlineMs, store.originsFrom(covered));
   // A Redis that fell back a moment has entries again that went into the store by way of the spool.
   const unsettled = storeHead !== undefined && (state?.inserting ?? 0) > storeHead.size;
-  return { ...start, storeHead, state, known, unsettled };
+  return { ...start, storeHead, state, known, covered, unsettled };
 };

@@ -91,12 +91,18 @@ export class JournalSources {
   readonly #known: Set<string>;
   readonly #options: JournalSourcesOptions;
   readonly #read = new Map<string, string>();
+  /** For each source the last entry of which something is known; gone when it was read so far. */
+  readonly #knownTo = new Map<string, EntryId>();
 
   private constructor(options: JournalSourcesOptions) {
     this.#options = options;
     this.#redis = options.redis;
     this.#sources = options.sources ?? journalSources;
     this.#known = new Set(options.known.map(originKey));
+    for (const { source, millis, number } of options.known) {
+      const before = this.#knownTo.get(source);
+      if (before === undefined || isBehind({ millis, number }, before)) this.#knownTo.set(source, { millis, number });
+    }
   }
 
   /** @throws when Redis does not answer */
@@ -125,6 +131,11 @@ export class JournalSources {
     return Object.fromEntries(this.#read);
   }
 
+  /** Whether something that comes behind the positions may be in the journal nevertheless. */
+  get someKnown(): boolean {
+    return this.#knownTo.size > 0;
+  }
+
   /** The next entries of all streams; none when there are none. @throws when Redis does not answer: nothing was taken then */
   async next(): Promise<SourceEntry[]> {
     const read = await Promise.all(
@@ -134,11 +145,21 @@ export class JournalSources {
         return { source, entries };
       }),
     );
-    return read.flatMap(({ source, entries }) => {
+    const next = read.flatMap(({ source, entries }) => {
       const last = entries.at(-1);
       if (last !== undefined) this.#read.set(source.key, last[0].toString('latin1'));
       return entries.map(([id, fields]) => this.#entry(source, parseId(id.toString('latin1')), fields));
     });
+    if (this.someKnown) for (const { source, entries } of read) this.#forget(source.key, entries.length < entriesPerRead);
+    return next;
+  }
+
+  /** What is known of a source is of use until its last entry was read, or its end: that entry may have been removed already. */
+  #forget(key: string, atItsEnd: boolean): void {
+    const knownTo = this.#knownTo.get(key);
+    if (knownTo !== undefined && !atItsEnd && isBehind(knownTo, parseId(this.#read.get(key) as string))) return;
+    this.#knownTo.delete(key);
+    if (!this.someKnown) this.#known.clear();
   }
 
   /** Removes the entries up to these positions. @throws when Redis does not answer */

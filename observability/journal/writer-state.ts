@@ -26,6 +26,8 @@ const stateSchema = z.strictObject({
   node: z.string(),
   /** How far each source is in them. */
   positions: z.record(z.string(), z.string()),
+  /** The positions speak for so many entries: where those behind came from, only the store tells. Missing: for all. */
+  covered: count.optional(),
   /** Size that the store has when the block arrives that was sent to it last; 0: nothing is under way. */
   inserting: count,
   /** Perfect subtrees of the Merkle tree of `size` leaves, the largest first. */
@@ -74,6 +76,9 @@ export interface StartingPoint {
   readonly positions: SourcePositions;
 }
 
+/** Entries that the positions speak for. */
+export const coveredBy = (state: WriterState | undefined): number => state?.covered ?? state?.size ?? 0;
+
 const hexOf = (head: ChainHead): string => Buffer.from(head.hash).toString('hex');
 
 const checkSameChain = (known: readonly ChainHead[]): void => {
@@ -98,11 +103,15 @@ export const startingPoint = ({ node, store, spool, state, stateMayBeOld }: Know
     if (state === undefined || (stateMayBeOld && (spool === undefined || spool.size <= state.size))) {
       throw new SigilloError('JOURNAL_STORE_UNAVAILABLE', 'Only the store can tell where the journal ends.');
     }
-    if (state !== undefined && state.inserting > Math.max(state.size, spool?.size ?? 0)) {
+    if (state.inserting > Math.max(state.size, spool?.size ?? 0)) {
       throw new SigilloError(
         'JOURNAL_STORE_UNAVAILABLE',
         `Only the store can tell whether it has the entries up to ${state.inserting - 1}.`,
       );
+    }
+    const besideSpool = spool !== undefined && spool.size > state.size && spool.first > state.size;
+    if (coveredBy(state) < state.size || besideSpool) {
+      throw new SigilloError('JOURNAL_STORE_UNAVAILABLE', 'Only the store can tell where its last entries came from.');
     }
   }
   const here = [store, spool].filter((one) => one !== undefined);

@@ -84,7 +84,7 @@ export class JournalWriter {
   /** One at a time: the loop that ships, or the block that waits for it. */
   #shipment: Promise<void> | undefined;
 
-  private constructor(options: WriterOptions, { head, storeHead, positions, state, unsettled }: Opening, sources: JournalSources) {
+  private constructor(options: WriterOptions, { head, storeHead, positions, covered, state, unsettled }: Opening, sources: JournalSources) {
     this.#options = options;
     this.#sources = sources;
     this.#head = head;
@@ -92,7 +92,7 @@ export class JournalWriter {
     this.#storeDown = storeHead === undefined;
     this.#unsettled = unsettled;
     const hash = Buffer.from(head.hash).toString('hex');
-    this.#state = { version: 1, size: head.size, hash, node: state?.node ?? '', positions, inserting: 0, subtrees: [] };
+    this.#state = { version: 1, size: head.size, hash, node: state?.node ?? '', positions, covered, inserting: 0, subtrees: [] };
     this.#foreign = head.size;
   }
 
@@ -240,6 +240,7 @@ export class JournalWriter {
       hash: Buffer.from(head.hash).toString('hex'),
       node: stored ? '' : this.#options.node,
       positions: { ...positions },
+      covered: this.#sources.someKnown ? (this.#state.covered ?? 0) : head.size,
       inserting: 0,
       subtrees: tree?.subtrees.map((one) => Buffer.from(one).toString('hex')) ?? [],
     };

@@ -74,6 +74,16 @@ describe('where a writer goes on', () => {
   refuses('the store is away, and Redis is empty: the spool may be of long ago', { spool: spoolTo(5, 9) }, 'JOURNAL_STORE_UNAVAILABLE');
   refuses('the store is away, and nobody else knows', {}, 'JOURNAL_STORE_UNAVAILABLE');
   refuses('the store is away, and may have what was under way', { state: stateAt(5, { inserting: 9 }) }, 'JOURNAL_STORE_UNAVAILABLE');
+  refuses(
+    'the store is away, and has entries of which Redis does not know where they came from',
+    { state: stateAt(9, { covered: 5 }) },
+    'JOURNAL_STORE_UNAVAILABLE',
+  );
+  refuses(
+    'the store is away, and has entries between those of Redis and those of the spool',
+    { spool: spoolTo(7, 9), state: stateAt(5, { inserting: 7 }) },
+    'JOURNAL_STORE_UNAVAILABLE',
+  );
   refuses('entries are in the spool of another host', { store: headAt(5), state: stateAt(9, { node: 'there' }) }, 'JOURNAL_ELSEWHERE');
   refuses('the same, and the store is away', { state: stateAt(9, { node: 'there' }) }, 'JOURNAL_ELSEWHERE');
   refuses('the store has lost entries', { store: headAt(5), state: stateAt(9) }, 'JOURNAL_SHORTENED');

@@ -103,6 +103,41 @@ describe('the writer of the journal after another one', { skip: redisServerMissi
     await world.finish(961);
   });
 
+  test('a crash between store and record, and another at the next insert: nothing is there twice', async () => {
+    await world.startAndStore(2);
+    world.crashAtInsert((block) => world.store.insert(block));
+    await world.answer(3);
+    await world.crashed({ spool: 'lost' });
+    // It says in Redis what it is about to store, which must not make anything of the block before pass for recorded.
+    world.crashAtInsert();
+    await world.answer(1);
+    await world.start();
+    await world.crashed({ spool: 'lost' });
+    await world.start();
+    await world.finish(6);
+  });
+
+  test('a crash between store and record, and another when the next writer is in the middle of that block: nothing is there twice', async () => {
+    world.blockAgeMs = 60_000;
+    world.crashAtInsert((block) => world.store.insert(block));
+    for (let i = 0; i < 56; i += 1) await world.answer(1);
+    await world.start();
+    await world.crashed({ spool: 'lost' });
+    // A block is what one read gives: eight entries that are stored already, and eight of another stream; then the next of both.
+    world.blockAgeMs = 0;
+    for (let i = 0; i < 9; i += 1) await world.tell(serviceEvent());
+    world.insert = async (block) => {
+      await world.store.insert(block);
+      world.crashAtInsert();
+    };
+    await world.start();
+    await world.crashed({ spool: 'lost' });
+    assert.equal((await world.store.head()).size, 64, 'the block, and the first eight of the others');
+    await world.start();
+    await world.answer(1);
+    await world.finish(66, { others: 9 });
+  });
+
   test('a crash between spool and record, and another before anything is recorded: nothing is there twice', async () => {
     await world.startAndStore(2);
     // The block is in the spool, the record in Redis is of before.

@@ -32,6 +32,7 @@ const node = 'node-1';
 const holder = 'writer-1';
 const heldMs = 60_000;
 const spoolOctets = 10_000_000;
+const blockAgeMs = 5;
 
 export const answerOf = (serial: Buffer, outcome: (typeof stampOutcomes)[number] = 'granted'): DecodedStampAnswer => ({
   id: 1,
@@ -69,6 +70,7 @@ export class WriterWorld {
   resumeTree!: (size: number) => Promise<MerkleTree>;
   heldForMs = heldMs;
   spoolOctetsMax = spoolOctets;
+  blockAgeMs = blockAgeMs;
   #running: { stop: AbortController; ended: Promise<unknown> } | undefined;
 
   async open(): Promise<void> {
@@ -95,6 +97,7 @@ export class WriterWorld {
     this.resumeTree = (size) => this.treeOf(size);
     this.heldForMs = heldMs;
     this.spoolOctetsMax = spoolOctets;
+    this.blockAgeMs = blockAgeMs;
   }
 
   /** But for the lease, which a running process would take again at once. */
@@ -133,7 +136,7 @@ export class WriterWorld {
       heldForMs: () => this.heldForMs,
       openStore: async () => (this.storeAway ? away() : between),
       spool: await Spool.open(this.spoolFolder, this.spoolOctetsMax),
-      block: { rowsMax: 50, ageMs: 5 },
+      block: { rowsMax: 50, ageMs: this.blockAgeMs },
       resumeTree: (size) => this.resumeTree(size),
       onStored: () => undefined,
       on: {
