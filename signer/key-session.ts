@@ -2,7 +2,7 @@
  * One PKCS#11 session with one key, as a worker thread holds it: opened once, key handle cached, one signature at a time.
  *
  * graphene-pk11 is for everything that happens once; here, thousands of times a second, pkcs11js is called directly and
- * with the same buffers. A session-class error opens a new session and signs once more; any other is the caller's.
+ * with the same buffers. A session-class error opens a new session and signs once more, a few times; any other is the caller's.
  */
 import pkcs11js from 'pkcs11js';
 import { SigilloError } from '../config/errors.ts';
@@ -14,6 +14,8 @@ import { noTurns, type SessionTurns } from './session-pace.ts';
 
 /** RSA-4096 signatures are 512 octets, the longest there are. */
 const signatureOctetsMax = 512;
+/** What has closed one session may close the next as well, such as a network that comes back; so many in a row are a token that fails. */
+const sessionsInRowMax = 5;
 
 export interface KeySessionOptions {
   readonly modulePath: string;
@@ -132,15 +134,14 @@ export const openKeySession = (options: KeySessionOptions): KeySession => {
   return {
     purpose: options.purpose,
     sign(hash) {
-      let raw: Buffer;
-      try {
-        raw = signOnce(hash);
-      } catch (error) {
-        if (classifyPkcs11Error(error) !== 'session') throw error;
-        reopen();
-        raw = signOnce(hash);
+      for (let sessions = 1; ; sessions += 1) {
+        try {
+          if (sessions > 1) reopen();
+          return signatureValue(scheme, signOnce(hash));
+        } catch (error) {
+          if (sessions === sessionsInRowMax || classifyPkcs11Error(error) !== 'session') throw error;
+        }
       }
-      return signatureValue(scheme, raw);
     },
     async signLater(hash) {
       // The call keeps no reference to its input: this frame does.
@@ -150,15 +151,14 @@ export const openKeySession = (options: KeySessionOptions): KeySession => {
         initialised = false;
         return module.C_SignAsync(current.session, input, output);
       };
-      let raw: Buffer;
-      try {
-        raw = await signOnceLater();
-      } catch (error) {
-        if (classifyPkcs11Error(error) !== 'session') throw error;
-        await reopenLater();
-        raw = await signOnceLater();
+      for (let sessions = 1; ; sessions += 1) {
+        try {
+          if (sessions > 1) await reopenLater();
+          return signatureValue(scheme, await signOnceLater());
+        } catch (error) {
+          if (sessions === sessionsInRowMax || classifyPkcs11Error(error) !== 'session') throw error;
+        }
       }
-      return signatureValue(scheme, raw);
     },
     prepare() {
       if (initialised) return;

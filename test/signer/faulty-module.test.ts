@@ -154,6 +154,27 @@ test('our key session meets the codes: one of class session is retried, one of c
   session.close();
 });
 
+test('several sessions are lost one after the other: still the signature is made; a token whose sessions are all lost is told', {
+  skip,
+}, async (t) => {
+  const { token, keySession } = world.open(t);
+  const session = keySession();
+  const before = token.counters;
+  for (const signing of [async () => session.sign(hash), () => session.signLater(hash)]) {
+    const lost = token.fail('C_Sign', pkcs11.CKR_SESSION_HANDLE_INVALID, { times: 4 });
+    await signing();
+    assert.equal(lost.struck, 4);
+    lost.clear();
+    const all = token.fail('C_Sign', pkcs11.CKR_SESSION_HANDLE_INVALID);
+    await assert.rejects(signing, ckr('CKR_SESSION_HANDLE_INVALID'));
+    assert.equal(all.struck, 5, 'it is asked no more often than that');
+    all.clear();
+    await signing();
+    assert.equal(token.counters.sessions, before.sessions);
+  }
+  session.close();
+});
+
 test('one token fails while the other works', { skip }, (t) => {
   const { faulty, token, module, lib, open } = world.open(t);
   module.login(world.neighbour);
