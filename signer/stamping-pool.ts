@@ -111,12 +111,18 @@ export class StampingPool {
       resourceLimits: { maxYoungGenerationSizeMb: 4 },
       workerData: data,
     });
+    // A thread dies with nothing to do, such as one that Piscina has put in the place of another that could not begin.
+    const died = Promise.withResolvers<never>();
+    workers.on('error', died.reject);
     try {
-      const looks = await Promise.all(workers.threads.map(() => workers.run(undefined)));
+      const looks = await Promise.race([Promise.all(workers.threads.map(() => workers.run(undefined))), died.promise]);
       const failed = looks.find((result) => result?.kind === 'slotFailed');
       if (failed?.kind === 'slotFailed') throw new SlotError(failed);
-      return new StampingPool(options, workers);
+      const pool = new StampingPool(options, workers);
+      died.promise.catch((error: Error) => pool.#giveUp(new SigilloError('HSM_DEVICE', error.message, { cause: error })));
+      return pool;
     } catch (error) {
+      died.promise.catch(() => undefined); // told already
       await workers.destroy();
       throw error;
     }
