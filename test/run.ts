@@ -8,12 +8,14 @@
 import { spawn } from 'node:child_process';
 import { globSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
-import { join } from 'node:path';
+import { join, relative } from 'node:path';
 import { run } from 'node:test';
 import { spec } from 'node:test/reporters';
 
 const root = join(import.meta.dirname, '..');
 process.chdir(root);
+/** Files of a phase that are named with what they took: all together must stay under 15 minutes. */
+const slowestShown = 12;
 const serialFolders = ['test/system/'];
 /** Longer than any single file takes, also with TEST_LONG=1 on a slow machine: a hang must end by itself. */
 const fileTimeoutMs = process.env['TEST_LONG'] === undefined ? 900_000 : 6 * 3_600_000;
@@ -62,8 +64,12 @@ const runFiles = (name: string, files: string[], concurrency: number): Promise<P
     console.log(`\n--- ${name}: ${files.length} files, ${concurrency} at a time`);
     let phase: Phase = { name, passed: false, detail: 'no summary' };
     const stream = run({ files, concurrency, timeout: fileTimeoutMs });
+    const seconds: (readonly [file: string, seconds: number])[] = [];
     stream.on('test:summary', ({ file, success, counts, duration_ms }) => {
-      if (file !== undefined) return;
+      if (file !== undefined) {
+        seconds.push([relative(root, file), duration_ms / 1000]);
+        return;
+      }
       const { tests, passed: good, cancelled, skipped, todo } = counts;
       const failed = tests - good - cancelled - skipped - todo;
       const ours: Counts = { tests, passed: good, failed, cancelled, skipped, todo };
@@ -79,7 +85,11 @@ const runFiles = (name: string, files: string[], concurrency: number): Promise<P
     stream.on('error', reject);
     const report = stream.compose(new spec());
     report.on('data', (chunk: Buffer) => process.stdout.write(chunk));
-    report.on('end', () => resolve(phase));
+    report.on('end', () => {
+      const slowest = seconds.toSorted(([, a], [, b]) => b - a).slice(0, slowestShown);
+      if (files.length > slowestShown) for (const [file, took] of slowest) console.log(`${took.toFixed(1).padStart(7)} s  ${file}`);
+      resolve(phase);
+    });
     report.on('error', reject);
   });
 
