@@ -2,8 +2,8 @@
  * `npm test`: the static checks, then every test. Arguments pick test files whose path contains one of them, and leave
  * out the static checks: `npm test -- pki system/crash`.
  *
- * Files under test/system put services under load and measure time, so they run one after the other; those under test/service run a
- * whole service too, and wait for what it does, however long it takes.
+ * Files under test/system put services under load and measure time, so they run one after the other. Those under test/load put services
+ * under load and count, two at a time. Those under test/service run a whole service too, and wait for what it does, however long it takes.
  */
 import { spawn } from 'node:child_process';
 import { globSync } from 'node:fs';
@@ -14,9 +14,10 @@ import { spec } from 'node:test/reporters';
 
 const root = join(import.meta.dirname, '..');
 process.chdir(root);
+// As a service does: all processes load what the first one has compiled.
+process.env['NODE_COMPILE_CACHE'] ??= join(root, 'node_modules/.cache/sigillo-compile');
 /** Files of a phase that are named with what they took: all together must stay under 15 minutes. */
 const slowestShown = 12;
-const serialFolders = ['test/system/'];
 /** Longer than any single file takes, also with TEST_LONG=1 on a slow machine: a hang must end by itself. */
 const fileTimeoutMs = process.env['TEST_LONG'] === undefined ? 900_000 : 6 * 3_600_000;
 
@@ -96,7 +97,6 @@ const runFiles = (name: string, files: string[], concurrency: number): Promise<P
 const patterns = process.argv.slice(2);
 const all = globSync('test/**/*.test.ts').sort();
 const files = patterns.length === 0 ? all : all.filter((file) => patterns.some((pattern) => file.includes(pattern)));
-const isSerial = (file: string): boolean => serialFolders.some((folder) => file.startsWith(folder));
 const phases: Phase[] = [];
 
 if (files.length === 0) {
@@ -106,11 +106,18 @@ if (files.length === 0) {
 if (patterns.length === 0) phases.push(...(await Promise.all(checks.map(runCheck))));
 else console.log('only the chosen files run; the static checks are left out');
 
-const parallel = files.filter((file) => !isSerial(file));
-const serial = files.filter(isSerial);
-// One more than there are cores: each of them waits for processes a third of its time.
-if (parallel.length > 0) phases.push(await runFiles('unit, component and interop tests', parallel, availableParallelism() + 1));
-if (serial.length > 0) phases.push(await runFiles('system tests', serial, 1));
+const inFolder = (folder: string): string[] => files.filter((file) => file.startsWith(folder));
+const groups = [
+  // One more than there are cores: each of them waits for processes a third of its time.
+  {
+    name: 'unit, component and interop tests',
+    of: files.filter((file) => !file.startsWith('test/load/') && !file.startsWith('test/system/')),
+    atOnce: availableParallelism() + 1,
+  },
+  { name: 'load tests', of: inFolder('test/load/'), atOnce: 2 },
+  { name: 'system tests', of: inFolder('test/system/'), atOnce: 1 },
+];
+for (const { name, of, atOnce } of groups) if (of.length > 0) phases.push(await runFiles(name, of, atOnce));
 
 const passed = phases.every((phase) => phase.passed);
 console.log('\n--- summary');

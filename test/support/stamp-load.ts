@@ -94,7 +94,7 @@ const toResult = (report: LoadReport): LoadResult => {
 
 /** Starts the load; resolves when all its connections are open. */
 export const startLoad = async (job: LoadJob): Promise<RunningLoad> => {
-  const child: ChildProcess = fork(join(import.meta.dirname, '../system/fixtures/stamp-load-process.ts'), [], {
+  const child: ChildProcess = fork(join(import.meta.dirname, 'fixtures/stamp-load-process.ts'), [], {
     serialization: 'advanced',
     execArgv: [],
     stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
