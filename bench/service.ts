@@ -14,8 +14,8 @@ import { isAlive, listTree, type TreeProcess } from './process-tree.ts';
 
 export interface ServiceOptions {
   readonly algorithm: TsuAlgorithm;
-  /** Worker threads of the signer. */
-  readonly threads: number;
+  /** Worker threads of each signer; unset: as many as it takes by itself. */
+  readonly threads?: number | undefined;
   /** What a granted answer means to the service (`journal.durability`). */
   readonly durability: Config['journal']['durability'];
   /** The folder for what the service prints. */
@@ -94,7 +94,7 @@ export const startService = async (options: ServiceOptions): Promise<RunningServ
     SIGILLO_PORT: String(port),
     SIGILLO_OPS_PORT: String(opsPort),
     SIGILLO__TIMESTAMP__ALGORITHM: options.algorithm,
-    SIGILLO__SIGNER__WORKERS: String(options.threads),
+    ...(options.threads !== undefined && { SIGILLO__SIGNER__WORKERS: String(options.threads) }),
     SIGILLO__JOURNAL__DURABILITY: options.durability,
     SIGILLO__LOG__LEVEL: 'warn',
   };

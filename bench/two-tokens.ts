@@ -15,7 +15,6 @@ import { median } from './statistics.ts';
 import { type SlowToken, startTokenService } from './token-service.ts';
 
 export interface TwoTokensOptions {
-  readonly threads: number;
   readonly plan: Plan;
   readonly durability: Durability;
   readonly resultsFolder: string;
@@ -40,11 +39,11 @@ const compare = async (
   options: TwoTokensOptions,
   say: Progress,
 ): Promise<TwoTokensRow[]> => {
-  const { plan } = options;
+  const { plan, durability, resultsFolder } = options;
   const slow = token === 'slow' ? slowToken : undefined;
   const services: RunningService[] = [];
   for (const labels of [['one'], ['one', 'two']])
-    services.push(await startTokenService({ ...options, algorithm: 'ec-p256', labels, slow }));
+    services.push(await startTokenService({ durability, resultsFolder, algorithm: 'ec-p256', labels, slow }));
   const load = new Helper<LoadJob, LoadAnswer>('./load-process.ts');
   const template = queryTemplate({ certReq: false });
   const { replyBytes } = await checkCorrectness((services[0] as RunningService).origin, 1);

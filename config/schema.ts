@@ -83,7 +83,7 @@ const hsmSchema = z
   .default({ mode: 'embedded' });
 
 const signerSchema = z.strictObject({
-  /** Worker threads, each with a PKCS#11 session of its own; unset: one for each core. */
+  /** Worker threads, each with a PKCS#11 session of its own; unset: the cores, shared out among the slots that stamp. */
   workers: z.int().min(1).max(256).optional(),
   /** Batches handed to one worker at once, all but one waiting in its memory rather than in Redis; or requests for each signature at once, if more. */
   batchesPerWorker: z.int().min(1).max(16).default(2),

@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
+import { availableParallelism } from 'node:os';
 import { test } from 'node:test';
-import { stampingSessions } from '../../signer/session-count.ts';
+import { stampingSessions, stampingThreads } from '../../signer/session-count.ts';
 import { configOf } from '../support/token-home.ts';
 
 const config = (workers: number) =>
@@ -34,6 +35,28 @@ test('whatever a token allows, no more is opened, and hardly less', () => {
         const most = count(1_000);
         assert.ok(opened(Math.max(most + workers, 2 * workers), workers, journal) > limit, `${most} for ${limit} with ${workers} threads`);
       }
+});
+
+test('the slots that stamp share the cores', () => {
+  const threadsOf = (slots: number) =>
+    stampingThreads(
+      configOf('/nonexistent', {
+        hsm: {
+          mode: 'module',
+          module: '/module.so',
+          slots: Array.from({ length: slots }, (_, slot) => ({
+            label: `slot ${slot}`,
+            purposes: slot === 0 ? ['timestamp', 'journal', 'authority'] : ['timestamp'],
+            pinFile: '/pin',
+          })),
+        },
+      }),
+    );
+  const cores = availableParallelism();
+  assert.equal(threadsOf(1), cores);
+  assert.equal(threadsOf(2), Math.ceil(cores / 2));
+  assert.equal(threadsOf(2 * cores), 1);
+  assert.equal(stampingThreads(config(3)), 3);
 });
 
 test('what is wanted, where the token sets no limit; one at the least', () => {
