@@ -4,11 +4,13 @@
  */
 import { readFileSync } from 'node:fs';
 import { Agent } from 'node:http';
+import { dirname } from 'node:path';
 import { Readable } from 'node:stream';
 import { type ClickHouseClient, ClickHouseLogLevel, createClient } from '@clickhouse/client';
 import { SigilloError } from '../../config/errors.ts';
 import type { Config } from '../../config/schema.ts';
 import { readSecretFile } from '../../config/secrets.ts';
+import { RowFiles } from './row-files.ts';
 
 /** The journal section of a configuration that names a server. */
 export type ServerConfig = Config['journal'] & { readonly url: string };
@@ -19,12 +21,10 @@ const connectionsMax = 10;
 /** What fails is thrown, and told by who asked: the client's own lines on the console would be in no log. */
 const silent = { level: ClickHouseLogLevel.OFF };
 
-/** How rows get into an embedded engine without becoming strings on the way. */
-type RawInsert = ReturnType<ChdbModule['createChdbConnection']>['chdb']['rawInsert'];
-type ChdbModule = typeof import('chdb/connection');
-const rawInserts = new WeakMap<ClickHouseClient, RawInsert>();
+/** How rows get into an embedded engine. */
+const rowFiles = new WeakMap<ClickHouseClient, RowFiles>();
 
-/** A client with the engine in this process; another folder in the same process is refused by the engine. */
+/** A client with the engine in this process; another folder in the same process is refused by the engine. @param folder in one that is private */
 export const embeddedClient = async (folder: string): Promise<ClickHouseClient> => {
   // The engine's allocator reads this when it is loaded. By itself it keeps 180 MB more of what inserts have freed, to save 4 % of time.
   process.env['JE_MALLOC_CONF'] ??= 'narenas:1,dirty_decay_ms:1000,muzzy_decay_ms:0';
@@ -33,7 +33,13 @@ export const embeddedClient = async (folder: string): Promise<ClickHouseClient> 
   const connection = createChdbConnection({ path: folder });
   // Client and chdb each bring their own declarations of the same interface, which have a private member and so never match.
   const client = createClient({ connection: connection as unknown } as Parameters<typeof createClient>[0]);
-  rawInserts.set(client, connection.chdb.rawInsert);
+  const files = new RowFiles(dirname(folder));
+  rowFiles.set(client, files);
+  const close = client.close.bind(client);
+  client.close = async () => {
+    await files.close();
+    await close();
+  };
   return client;
 };
 
@@ -106,49 +112,53 @@ const readAll = async (stream: AsyncIterable<Uint8Array>): Promise<Buffer> => {
 export interface Insertion {
   readonly what: string;
   readonly table: string;
-  readonly columns: readonly string[];
-  /** Rows as TabSeparated; not to be touched before the insert is over. */
+  /** Columns and their types, as the rows have them. */
+  readonly columns: Readonly<Record<string, string>>;
+  /** Rows as RowBinary; not to be touched before the insert is over. */
   readonly rows: Buffer;
   readonly settings: Readonly<Record<string, string | number>>;
   /** Ends the request; whether it was stored is not known then. The embedded engine finishes what it has begun. */
   readonly signal?: AbortSignal;
   /** What a server is to check before it reads the first row; a function in it may refuse the whole insert. */
-  readonly condition?: { readonly sql: string /** Columns and types of the rows. */; readonly structure: string };
+  readonly condition?: string;
 }
 
+/** Of one statement: what a client sets for a connection that is embedded stays set. */
+const settingsClause = (settings: Insertion['settings']): string =>
+  `SETTINGS ${Object.entries(settings)
+    .map(([name, value]) => `${name} = ${typeof value === 'number' ? value : `'${value.replaceAll(/['\\]/g, '\\$&')}'`}`)
+    .join(', ')}`;
+
 /**
- * Inserts rows that are encoded already: the main thread spends a third less on an entry than with rows as objects (18.5 to 12.9 µs).
+ * Inserts rows that are encoded already: the main thread spends a tenth of what rows as objects take (18.5 to 1.6 µs an entry).
  * @throws JOURNAL_STORE_UNAVAILABLE with an unknown outcome
  */
 export const insertRows = async (client: ClickHouseClient, insertion: Insertion): Promise<void> => {
   const { what, table, columns, rows, settings, signal, condition } = insertion;
-  const rawInsert = rawInserts.get(client);
+  const files = rowFiles.get(client);
+  const list = Object.keys(columns).join(', ');
+  const structure = Object.entries(columns)
+    .map(([name, type]) => `${name} ${type}`)
+    .join(', ');
   await asking(what, async () => {
-    if (rawInsert !== undefined) {
-      await rawInsert({ table, columns: [...columns], format: 'TabSeparated', values: rows, settings: { ...settings } });
+    if (files !== undefined) {
+      const clause = settingsClause({ ...settings, storage_file_read_method: 'pread' });
+      await files.use(rows, (path) =>
+        client.command({
+          query: `INSERT INTO ${table} (${list}) ${clause} SELECT ${list} FROM file('${path}', RowBinary, '${structure}')`,
+        }),
+      );
       return;
     }
-    const values = Readable.from([rows], { objectMode: false });
-    if (condition !== undefined) {
-      const list = columns.join(', ');
-      const { stream } = await client.exec({
-        query: `INSERT INTO ${table} (${list}) SELECT ${list} FROM input('${condition.structure}') WHERE ${condition.sql} FORMAT TabSeparated`,
-        values,
-        clickhouse_settings: settings,
-        ...(signal === undefined ? {} : { abort_signal: signal }),
-      });
-      // Nothing is in it; but it counts only when it has come to its end.
-      await readAll(stream);
-      return;
-    }
-    await client.insert({
-      table,
-      columns: [...columns] as [string, ...string[]],
-      format: 'TabSeparated',
-      values,
+    const source = condition === undefined ? '' : ` SELECT ${list} FROM input('${structure}') WHERE ${condition}`;
+    const { stream } = await client.exec({
+      query: `INSERT INTO ${table} (${list})${source} FORMAT RowBinary`,
+      values: Readable.from([rows], { objectMode: false }),
       clickhouse_settings: settings,
       ...(signal === undefined ? {} : { abort_signal: signal }),
     });
+    // Nothing is in it; but it counts only when it has come to its end.
+    await readAll(stream);
   });
 };
 

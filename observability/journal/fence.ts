@@ -93,8 +93,8 @@ export class Fence {
       await insertRows(this.#client, {
         what: 'shut out what was sent before',
         table: 'journal_fences',
-        columns: ['fence'],
-        rows: Buffer.from(`${own}\n`),
+        columns: { fence: 'String' },
+        rows: Buffer.from([own.length, ...Buffer.from(own, 'latin1')]),
         settings: { async_insert: 0, ...(this.#engine.kind === 'replicated' ? quorum : {}) },
       });
     }

@@ -14,6 +14,7 @@ import { eventCatalogue, type JournalEvent } from './events.ts';
 import { Fence, insertsUnderWay, quorum } from './fence.ts';
 import { type Engine, migrate } from './migrations.ts';
 import type { Origin } from './origin.ts';
+import { RowBinaryWriter } from './row-binary.ts';
 
 /** An entry on its way into the store. */
 export interface StoredEvent extends SealedEvent {
@@ -21,7 +22,7 @@ export interface StoredEvent extends SealedEvent {
 }
 
 /** Columns of a row on its way in, in their order, and their types there. */
-const columnTypes = {
+const columns = {
   sequence: 'UInt64',
   unixMicros: 'UInt64',
   clock: 'String',
@@ -37,13 +38,10 @@ const columnTypes = {
   sourceMillis: 'UInt64',
   sourceNumber: 'UInt64',
   sourceIndex: 'UInt32',
-  octetsBase64: 'String',
+  octets: 'String',
 } as const;
-const columns = Object.keys(columnTypes);
-const structure = Object.entries(columnTypes)
-  .map(([name, type]) => `${name} ${type}`)
-  .join(', ');
 const tailOctets = 8;
+const noTail = Buffer.alloc(tailOctets);
 
 /** What `imprintTail` holds for a messageImprint: the last eight octets of the hash, as a decimal number. */
 export const imprintTail = (messageImprint: Uint8Array): string =>
@@ -53,43 +51,34 @@ export const imprintTail = (messageImprint: Uint8Array): string =>
         .readBigUInt64BE(messageImprint.length - tailOctets)
         .toString();
 
-const tailOf = ({ kind, detail }: JournalEvent): string =>
-  (kind === 'timestamp.issued' || kind === 'timestamp.refused') && detail.messageImprint !== undefined
-    ? imprintTail(detail.messageImprint)
-    : '0';
-
-/** Text in TabSeparated: only these have another spelling. */
-const tsvText = (text: string): string =>
-  /[\\\t\n\r\0\b\f]/.test(text)
-    ? text.replace(
-        /[\\\t\n\r\0\b\f]/g,
-        (character) => `\\${{ '\\': '\\', '\t': 't', '\n': 'n', '\r': 'r', '\0': '0', '\b': 'b', '\f': 'f' }[character]}`,
-      )
-    : text;
-
-/** All columns but the last, which is by far the longest. */
-const headOf = ({ event, origin }: StoredEvent): string => {
-  const { sequence, unixMicros, clock, node, role, actor, kind, subject, outcome } = event;
-  const first = `${sequence}\t${unixMicros}\t${clock}\t${tsvText(node)}\t${role}\t${tsvText(actor)}\t${kind}\t${tsvText(subject)}`;
-  const { source, millis, number, index } = origin;
-  return `${first}\t${outcome}\t${eventCatalogue[kind].retention}\t${tailOf(event)}\t${source}\t${millis}\t${number}\t${index}\t`;
+const tailOf = ({ kind, detail }: JournalEvent): Uint8Array => {
+  const imprint = kind === 'timestamp.issued' || kind === 'timestamp.refused' ? detail.messageImprint : undefined;
+  return imprint === undefined || imprint.length < tailOctets ? noTail : imprint.subarray(imprint.length - tailOctets);
 };
 
-/** Longer than any entry: 64 KiB of octets in base64, and as much for what stands before. */
-const rowOctetsMax = 256 * 1024;
-
-/** Rows as TabSeparated. A buffer that was large enough for one run is for most others. */
-const encodeRows = (run: readonly StoredEvent[], scratch: Buffer): Buffer => {
-  let out = scratch;
-  let at = 0;
-  for (const one of run) {
-    if (at + rowOctetsMax > out.length) out = Buffer.concat([out], 2 * out.length + rowOctetsMax);
-    at += out.write(headOf(one), at, 'utf8');
-    at += out.write(one.octets.toString('base64'), at, 'latin1');
-    out[at] = 0x0a;
-    at += 1;
+const encodeRows = (run: readonly StoredEvent[], scratch: Buffer): RowBinaryWriter => {
+  const out = new RowBinaryWriter(scratch);
+  for (const { event, origin, octets } of run) {
+    // The texts are in the entry too.
+    out.makeRoom(2 * octets.length);
+    out.uint64(event.sequence);
+    out.uint64(event.unixMicros);
+    out.string(event.clock);
+    out.string(event.node);
+    out.string(event.role);
+    out.string(event.actor);
+    out.string(event.kind);
+    out.string(event.subject);
+    out.string(event.outcome);
+    out.string(eventCatalogue[event.kind].retention);
+    out.uint64Of(tailOf(event));
+    out.string(origin.source);
+    out.uint64(origin.millis);
+    out.uint64(origin.number);
+    out.uint32(origin.index);
+    out.octets(octets);
   }
-  return out.subarray(0, at);
+  return out;
 };
 
 /** More than a Redis that lost two seconds can have forgotten. */
@@ -176,7 +165,7 @@ export class JournalStore {
     for (const run of runsOf(block)) {
       // Who gave up waiting may no longer be the writer: what was not sent yet is not sent any more.
       signal?.throwIfAborted();
-      const rows = encodeRows(run, this.#scratch);
+      const { rows, scratch } = encodeRows(run, this.#scratch);
       // One insert at a time, so the buffer is free again when the next one is encoded; an insert that failed may still read it.
       this.#scratch = Buffer.alloc(0);
       const insertion: Insertion = {
@@ -196,11 +185,12 @@ export class JournalStore {
           min_insert_block_size_bytes: 1_073_741_824,
           // Two threads for one block take a fifth more CPU time, and a buffer each.
           input_format_parallel_parsing: 0,
+          max_threads: 1,
         },
       };
       if (this.#fence === undefined) await this.#embed(insertion);
-      else await this.#fence.pass((sql) => insertRows(this.client, { ...insertion, condition: { sql, structure } }));
-      this.#scratch = Buffer.from(rows.buffer);
+      else await this.#fence.pass((sql) => insertRows(this.client, { ...insertion, condition: sql }));
+      this.#scratch = scratch;
     }
   }
 

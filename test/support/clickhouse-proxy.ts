@@ -99,14 +99,21 @@ const answerWith = async (fault: Fault, outgoing: ServerResponse, answer: Answer
   }
 };
 
+/** One of the texts that begin at an offset. */
+const textAt = (body: Buffer, from: number, index: number): string => {
+  let at = from;
+  for (let skipped = 0; skipped < index; skipped += 1) at += 1 + (body[at] as number);
+  return body.toString('utf8', at + 1, at + 1 + (body[at] as number));
+};
+
 /** Each partition knows tokens of its own, of the rows that lie in it; all rows of an insert lie in that of the first. */
 const tokenInPartition = ({ search, body }: ClickHouseRequest): string | undefined => {
   const token = search.get('insert_deduplication_token');
   if (token === null) return undefined;
-  const columns = /\(([^)]*)\)/.exec(search.get('query') ?? '')?.[1]?.split(', ') ?? [];
-  const row = body.subarray(0, body.indexOf('\n')).toString('utf8').split('\t');
-  const [retention, unixMicros] = ['retention', 'unixMicros'].map((name) => row[columns.indexOf(name)]);
-  return `${token} ${retention} ${new Date(Number(unixMicros) / 1_000).toISOString().slice(0, 7)}`;
+  // The first row as RowBinary: two numbers of eight octets, then texts, each shorter than 128 octets, behind an octet with their length.
+  const unixMicros = body.readBigUInt64LE(8);
+  const retention = textAt(body, 16, 7);
+  return `${token} ${retention} ${new Date(Number(unixMicros / 1_000n)).toISOString().slice(0, 7)}`;
 };
 
 interface KnownToken {

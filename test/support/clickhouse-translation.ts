@@ -63,16 +63,6 @@ const tsvOctets = (base64: string): string =>
     .toString('latin1')
     .replace(/[\\\t\n\r]/g, (character) => ({ '\\': '\\\\', '\t': '\\t', '\n': '\\n', '\r': '\\r' })[character] as string);
 
-/** Rows of TabSeparated whose last column is base64. */
-const decodeLastColumn = (body: Buffer): Buffer => {
-  const lines = body.toString('latin1').split('\n');
-  const rows = lines.map((line) => {
-    const at = line.lastIndexOf('\t') + 1;
-    return line.slice(0, at) + tsvOctets(line.slice(at));
-  });
-  return Buffer.from(rows.join('\n'), 'latin1');
-};
-
 /** Rows of JSON with a column of base64, as TabSeparated. */
 const jsonToTsv = (body: Buffer, columns: readonly string[]): Buffer => {
   const lines = body.toString('utf8').split('\n');
@@ -92,11 +82,13 @@ export const conditionOf = ({ search }: ClickHouseRequest): string | undefined =
 
 const translateInsert = (sql: string, body: Buffer): { readonly sql: string; readonly body: Buffer } => {
   const [, table, list = '', , format = ''] = insertPattern.exec(sql) ?? [];
+  if (table === undefined) return { sql, body };
   const columns = list.split(', ');
-  if (table === undefined || !columns.some((name) => name.endsWith('Base64'))) return { sql, body };
+  if (format !== 'JSONEachRow' || !columns.some((name) => name.endsWith('Base64')))
+    return { sql: `INSERT INTO ${table} (${list}) FORMAT ${format}`, body };
   return {
     sql: `INSERT INTO ${table} (${columns.map((name) => name.replace(/Base64$/, '')).join(', ')}) FORMAT TabSeparated`,
-    body: format === 'TabSeparated' ? decodeLastColumn(body) : jsonToTsv(body, columns),
+    body: jsonToTsv(body, columns),
   };
 };
 
