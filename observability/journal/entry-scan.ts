@@ -4,7 +4,7 @@
  */
 import { isUtf8 } from 'node:buffer';
 import { SigilloError } from '../../config/errors.ts';
-import { CborWriter } from './cbor.ts';
+import { encodedText } from './cbor.ts';
 import { eventOctetsMax, eventVersion, fieldsOf, hashOctets } from './event-encoding.ts';
 import { clockStates, type EventKind, eventCatalogue, eventOutcomes, eventRoles, retentionClasses } from './events.ts';
 
@@ -21,12 +21,6 @@ const malformed = (what: string): SigilloError => new SigilloError('JOURNAL_MALF
 /** Heads of CBOR (RFC 8949, section 3): the type is in the upper three bits. */
 const type = { unsigned: 0x00, octets: 0x40, text: 0x60, map: 0xa0 } as const;
 const arrayOf13 = 0x8d;
-
-const encodedText = (text: string): Buffer => {
-  const writer = new CborWriter(64);
-  writer.text(text);
-  return writer.copy();
-};
 
 type FieldScan = (scan: Scan) => void;
 const fieldScans: Readonly<Record<string, FieldScan>> = {

@@ -10,7 +10,7 @@
  */
 import { SigilloError } from '../../config/errors.ts';
 import { sha256 } from '../../pki/digest.ts';
-import { CborReader, CborWriter } from './cbor.ts';
+import { CborReader, CborWriter, encodedText } from './cbor.ts';
 import {
   clockStates,
   type EventKind,
@@ -37,12 +37,6 @@ export interface Field {
   /** The name, encoded. */
   readonly key: Buffer;
 }
-
-const encodedText = (text: string): Buffer => {
-  const writer = new CborWriter(64);
-  writer.text(text);
-  return writer.copy();
-};
 
 /** The fields of each kind in the order of their encoded names. */
 const fieldsByKind: ReadonlyMap<string, readonly Field[]> = new Map(

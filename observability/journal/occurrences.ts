@@ -9,8 +9,9 @@ import { type EventKind, eventCatalogue } from './events.ts';
 /** The field of a detail that says for how many its entry stands. */
 const field = 'count';
 
+const writer = new CborWriter(64);
 const needleFor = (kind: EventKind, fields: number): string => {
-  const writer = new CborWriter(64);
+  writer.clear();
   writer.text(eventCatalogue[kind].retention);
   writer.map(fields);
   writer.text(field);
