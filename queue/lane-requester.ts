@@ -44,11 +44,10 @@ export interface LaneRequesterOptions extends EntrySizes {
   readonly onReadError: (error: unknown) => void;
 }
 
+/** A request and who waits for its answer; `waiting` ends when it is settled: lists hold slots for longer, and must not hold all that. */
 interface Slot {
-  readonly request: StampRequest;
-  readonly done: (answer: LaneAnswer) => void;
   readonly deadline: number;
-  settled: boolean;
+  waiting: { readonly request: StampRequest; readonly done: (answer: LaneAnswer) => void } | undefined;
 }
 
 interface OutstandingEntry {
@@ -128,10 +127,8 @@ export class LaneRequester {
     this.#nextId = (id + 1) >>> 0;
     const { policy, messageImprint, nonce, certReq, client } = request;
     const slot: Slot = {
-      request: { id, policy, messageImprint, nonce, certReq, client },
-      done,
       deadline: performance.now() + this.#options.deadlineMs,
-      settled: false,
+      waiting: { request: { id, policy, messageImprint, nonce, certReq, client }, done },
     };
     this.#byId.set(id, slot);
     this.#arrivals.push(slot);
@@ -168,11 +165,12 @@ export class LaneRequester {
   }
 
   #settle(slot: Slot, answer: LaneAnswer): void {
-    if (slot.settled) return;
-    slot.settled = true;
-    this.#byId.delete(slot.request.id);
+    const { waiting } = slot;
+    if (waiting === undefined) return;
+    slot.waiting = undefined;
+    this.#byId.delete(waiting.request.id);
     this.#inFlight -= 1;
-    slot.done(answer);
+    waiting.done(answer);
     if (this.#inFlight > 0) return;
     for (const resolve of this.#whenDrained.splice(0)) resolve();
   }
@@ -188,7 +186,7 @@ export class LaneRequester {
     this.#flushScheduled = false;
     const { batchMax } = this.#sizes;
     while (this.#isWorthAnEntry()) {
-      const slots = this.#waiting.slice(0, batchMax).filter((slot) => !slot.settled);
+      const slots = this.#waiting.slice(0, batchMax).filter((slot) => slot.waiting !== undefined);
       this.#waiting = this.#waiting.slice(batchMax);
       if (slots.length > 0) this.#send(slots);
     }
@@ -211,7 +209,7 @@ export class LaneRequester {
     const entry: OutstandingEntry = { slots, deadline: (slots.at(-1) as Slot).deadline, id: undefined };
     this.#entries.set(number, entry);
     this.#options.onBatch(slots.length);
-    const requests = slots.map((slot) => slot.request);
+    const requests = slots.flatMap(({ waiting }) => waiting?.request ?? []);
     const payload = encodeStampRequests(requests, (index) => (slots[index] as Slot).deadline - now);
     command.xadd(this.#keys.requests, '*', 'g', gatewayId, 'n', number, 'b', payload).then(
       (id) => {
@@ -232,7 +230,7 @@ export class LaneRequester {
 
   #sweep(): void {
     const now = performance.now();
-    const alive = this.#arrivals.findIndex((slot) => !slot.settled && slot.deadline > now);
+    const alive = this.#arrivals.findIndex(({ waiting, deadline }) => waiting !== undefined && deadline > now);
     const passed = alive === -1 ? this.#arrivals.length : alive;
     for (const slot of this.#arrivals.slice(0, passed)) this.#settle(slot, expired);
     if (passed > 0) this.#arrivals = this.#arrivals.slice(passed);
