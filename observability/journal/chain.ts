@@ -27,6 +27,9 @@ export const sealEvent = (head: ChainHead, draft: EventDraft): SealedEvent => {
   return { event, octets, hash: hashEvent(octets) };
 };
 
+/** Whether both are the same end of the same chain. */
+export const isSameHead = (a: ChainHead, b: ChainHead): boolean => a.size === b.size && Buffer.compare(a.hash, b.hash) === 0;
+
 /** The head behind an event that was just sealed or followed. */
 export const headBehind = ({ event, hash }: SealedEvent): ChainHead => ({ size: event.sequence + 1, hash });
 

@@ -143,11 +143,12 @@ export const insertRows = async (client: ClickHouseClient, insertion: Insertion)
   await asking(what, async () => {
     if (files !== undefined) {
       const clause = settingsClause({ ...settings, storage_file_read_method: 'pread' });
-      await files.use(rows, (path) =>
-        client.command({
-          query: `INSERT INTO ${table} (${list}) ${clause} SELECT ${list} FROM file('${path}', RowBinary, '${structure}')`,
-        }),
-      );
+      await files.use(rows, (path) => {
+        // What nobody waits for any more must not begin: it is sent again when nothing is under way.
+        signal?.throwIfAborted();
+        const query = `INSERT INTO ${table} (${list}) ${clause} SELECT ${list} FROM file('${path}', RowBinary, '${structure}')`;
+        return client.command({ query });
+      });
       return;
     }
     const source = condition === undefined ? '' : ` SELECT ${list} FROM input('${structure}') WHERE ${condition}`;

@@ -2,10 +2,10 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import { SigilloError } from '../../config/errors.ts';
 import type { RedisClient } from '../../queue/redis.ts';
-import type { ChainHead } from './chain.ts';
+import { type ChainHead, isSameHead } from './chain.ts';
 import { within } from './deadline.ts';
 import { decodeEvent, hashEvent } from './event-encoding.ts';
-import type { Origin } from './origin.ts';
+import type { Origin, SourcePositions } from './origin.ts';
 import type { Spool } from './spool.ts';
 import type { JournalStore } from './store.ts';
 import { coveredBy, readWriterState, type StartingPoint, startingPoint, type WriterState } from './writer-state.ts';
@@ -39,8 +39,10 @@ const storeDeadlineMs = 5_000;
 const insertsPatienceMs = 30_000;
 const lookMs = 100;
 
+type SpoolHead = ChainHead & { readonly first: number; readonly positions: SourcePositions };
+
 /** What the last block of the spool says. */
-const endOfSpool = async (spool: Spool) => {
+const endOfSpool = async (spool: Spool): Promise<SpoolHead | undefined> => {
   const [first, last] = [spool.blocks[0], spool.blocks.at(-1)];
   if (first === undefined || last === undefined) return undefined;
   const { entries, positions } = await spool.read(last);
@@ -69,6 +71,33 @@ const clearLeftover = async (store: JournalStore, spoolHead: ChainHead, { spool,
   else await spool.clear();
 };
 
+/** Whether the spool goes on behind this end; undefined: it does not tell. */
+const goesOnBehind = async (spoolHead: SpoolHead, spool: Spool, at: ChainHead): Promise<boolean | undefined> => {
+  if (at.size === spoolHead.size) return isSameHead(at, spoolHead);
+  const block = spool.blocks.find(({ first, count }) => first <= at.size && at.size < first + count);
+  if (block === undefined) return undefined;
+  const { entries } = await spool.read(block);
+  const { octets } = entries[at.size - block.first] as { octets: Buffer };
+  return Buffer.compare(decodeEvent(octets).previous, at.hash) === 0;
+};
+
+/**
+ * Whether the spool is of a writer that had lost the lease, or died, before it could say in Redis what it had spooled, while another one
+ * went on elsewhere: nothing was removed from Redis for it, so nothing of it is missing. Of blocks that Redis knows the store must have
+ * no others: that is a journal split in two, which nobody may hide.
+ */
+const isStray = async (
+  spoolHead: SpoolHead,
+  { spool }: OpeningOptions,
+  state: WriterState | undefined,
+  storeHead: ChainHead | undefined,
+): Promise<boolean> => {
+  const recorded = state && (await goesOnBehind(spoolHead, spool, { size: state.size, hash: Buffer.from(state.hash, 'hex') }));
+  if (recorded !== undefined) return !recorded;
+  // Who emptied Redis must hear of it when what is left does not belong together.
+  return state !== undefined && storeHead !== undefined && (await goesOnBehind(spoolHead, spool, storeHead)) === false;
+};
+
 /**
  * Only who holds the lease may call it.
  * @throws JOURNAL_STORE_UNAVAILABLE, JOURNAL_ELSEWHERE, JOURNAL_SHORTENED, JOURNAL_FORKED, JOURNAL_SPOOL_DAMAGED, JOURNAL_SCHEMA
@@ -90,9 +119,17 @@ export const findStart = async (options: OpeningOptions): Promise<Opening> => {
     await clearLeftover(store, spoolHead, options);
     spoolHead = undefined;
   }
+  if (spoolHead !== undefined && (await isStray(spoolHead, options, state, storeHead))) {
+    on.strayBlocks(await spool.setAside());
+    spoolHead = undefined;
+  }
   const start = startingPoint({ node, store: storeHead, spool: spoolHead, state, stateMayBeOld });
-  const covered = coveredBy(state);
-  const known = store === undefined || storeHead === undefined ? [] : await within(storeDeadlineMs, store.originsFrom(covered));
+  // Of an outage long ago: the record says that everything is in the store, and the next block must not lie behind that one.
+  if (spoolHead !== undefined && spoolHead.size < start.head.size) await spool.clear();
+  const unknownFrom = coveredBy(state);
+  const known = store === undefined || storeHead === undefined ? [] : await within(storeDeadlineMs, store.originsFrom(unknownFrom));
+  const isAllInSpool = start.fromSpool && unknownFrom === state?.size && (spoolHead?.first ?? 0) <= unknownFrom;
+  const covered = isAllInSpool ? start.head.size : unknownFrom;
   // A Redis that fell back a moment has entries again that went into the store by way of the spool.
   const unsettled = storeHead !== undefined && (state?.inserting ?? 0) > storeHead.size;
   return { ...start, storeHead, state, known, covered, unsettled };

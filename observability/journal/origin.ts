@@ -8,6 +8,9 @@ export interface Origin {
   readonly index: number;
 }
 
+/** In the place of an event: stands for all of its entry that did not fit, which is in quarantine. */
+export const unfitIndex = 0xffff_ffff;
+
 /** For what the writer makes itself: nothing in Redis stands behind it. */
 export const noOrigin: Origin = { source: '', millis: 0, number: 0, index: 0 };
 

@@ -2,7 +2,7 @@
 import { SigilloError } from '../../config/errors.ts';
 import { type ChainHead, headBehind, type SealedEvent, sealEvent } from './chain.ts';
 import type { EventDraft } from './events.ts';
-import { noOrigin } from './origin.ts';
+import { noOrigin, unfitIndex } from './origin.ts';
 import { quarantineDrafts } from './quarantine.ts';
 import type { TellClock } from './recorder.ts';
 import type { SourcedEvent, SourceEntry } from './sources.ts';
@@ -51,11 +51,11 @@ export const sealBlock = (
       put(event);
     } catch (error) {
       if (!(error instanceof SigilloError) || error.code !== 'JOURNAL_MALFORMED') throw error;
-      unfit.set(entry, error);
+      if (!entry.isQuarantined) unfit.set(entry, error);
     }
   }
   for (const [{ origin, block: octets }, error] of unfit) {
-    for (const draft of quarantineDrafts(origin, octets, error.message, clock)) put({ draft, origin: noOrigin });
+    for (const draft of quarantineDrafts(origin, octets, error.message, clock)) put({ draft, origin: { ...origin, index: unfitIndex } });
   }
   for (const { draft, done, failed } of appended) {
     try {

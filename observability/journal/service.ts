@@ -295,7 +295,7 @@ class Journal implements JournalService {
         strayBlocks: (folder) =>
           this.#log.warn(
             { folder },
-            'journal: blocks of a writer that had lost the lease were set aside; their entries are in the journal',
+            'journal: blocks of a writer that had lost the lease were set aside; what is in them was still in Redis, and is in the journal',
           ),
       },
     });

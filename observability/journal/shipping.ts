@@ -1,6 +1,6 @@
 /** Brings what is in the spool into the store, in order, whenever the store answers. */
 import { SigilloError } from '../../config/errors.ts';
-import { type ChainHead, emptyChain, type SealedEvent } from './chain.ts';
+import { type ChainHead, emptyChain, isSameHead, type SealedEvent } from './chain.ts';
 import { within } from './deadline.ts';
 import { decodeEvent, hashEvent } from './event-encoding.ts';
 import type { Spool } from './spool.ts';
@@ -81,6 +81,13 @@ const endWithin = (block: readonly StoredEvent[], end: ChainHead): ChainHead => 
   return end;
 };
 
+/** @throws JOURNAL_FORKED when the store has as many entries, and another one at the end: what went on behind it would break the chain */
+const checkSameEnd = (at: ChainHead, head: ChainHead): void => {
+  if (at.size === head.size && !isSameHead(at, head)) {
+    throw new SigilloError('JOURNAL_FORKED', `Store and writer have different entries ${at.size - 1}.`);
+  }
+};
+
 /** The last block stays: it holds the positions. */
 const removeShipped = async (spool: Spool, end: ChainHead): Promise<void> => {
   for (let [oldest, next] = spool.blocks; oldest !== undefined && next !== undefined; [oldest, next] = spool.blocks) {
@@ -104,6 +111,7 @@ export const shipSpool = async (options: ShippingOptions, signal: AbortSignal): 
   // Whoever has the lease after this raises a newer fence than that: see fence.ts.
   await confirmLease();
   let at = await within(answerDeadlineMs, store.head());
+  checkSameEnd(at, head());
   const before = at.size;
   while (at.size < head().size && !signal.aborted) {
     checkLease();
@@ -118,5 +126,6 @@ export const shipSpool = async (options: ShippingOptions, signal: AbortSignal): 
     );
     at = end;
   }
+  checkSameEnd(at, head());
   return { at, entries: at.size - before };
 };

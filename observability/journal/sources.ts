@@ -14,7 +14,7 @@ import { tsuRegisterKeys } from '../../queue/tsu-register.ts';
 import { kindsOn } from './carried-kinds.ts';
 import { decodeDrafts } from './draft-block.ts';
 import type { EventDraft, EventKind } from './events.ts';
-import type { Origin, SourcePositions } from './origin.ts';
+import { type Origin, type SourcePositions, unfitIndex } from './origin.ts';
 import { quarantineDrafts } from './quarantine.ts';
 import type { TellClock } from './recorder.ts';
 import { stampEvents } from './stamp-events.ts';
@@ -54,6 +54,8 @@ export interface SourceEntry {
   /** The whole entry, for the quarantine. */
   readonly block: Buffer;
   readonly origin: Omit<Origin, 'index'>;
+  /** What does not fit in it is in the journal already. */
+  readonly isQuarantined: boolean;
 }
 
 /** Entries of one read: 64 stamps each make 500 events and 500 KB. */
@@ -123,7 +125,7 @@ export class JournalSources {
       throw error;
     })) as unknown[];
     const last = info[info.indexOf('last-generated-id') + 1];
-    return info.length > 0 && isBehind(parseId(position), parseId(String(last))) ? beginning : position;
+    return info.length === 0 || isBehind(parseId(position), parseId(String(last))) ? beginning : position;
   }
 
   /** How far each stream was read. */
@@ -184,6 +186,13 @@ export class JournalSources {
       drafts = quarantineDrafts(origin, block, error.message, this.#options.clock);
     }
     const events = drafts.map((draft, index) => ({ draft, origin: { ...origin, index } }));
-    return { block, origin, events: this.#known.size === 0 ? events : events.filter((one) => !this.#known.has(originKey(one.origin))) };
+    if (this.#known.size === 0) return { block, origin, events, isQuarantined: false };
+    const isKnown = (one: Origin): boolean => this.#known.has(originKey(one));
+    return {
+      block,
+      origin,
+      events: events.filter((one) => !isKnown(one.origin)),
+      isQuarantined: isKnown({ ...origin, index: unfitIndex }),
+    };
   }
 }

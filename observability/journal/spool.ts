@@ -2,7 +2,7 @@
  * The spool: sealed blocks of entries on disk, in order, while the store is away.
  *
  * Guarantees: what `append` has resolved for survives a crash of the machine (file and folder are synced); a block is there as a
- * whole or not at all (written beside, then renamed); blocks follow each other without gap; the folder never holds more than its
+ * whole or not at all (written beside, then linked); blocks follow each other without gap; the folder never holds more than its
  * bound. A damaged block is told, never skipped.
  *
  * A block is a file named by its first sequence number and its count, `0000000000001234-500.block`; `spool-block.ts` has the format.
@@ -10,7 +10,8 @@
  * Positions say how far each source was read when the block was sealed: who takes over after a crash knows from the last block
  * which events are in the journal already. So the last block stays when it is durable elsewhere, until another one follows it.
  */
-import { constants, mkdir, open, readdir, readFile, rename, rm, stat } from 'node:fs/promises';
+import { randomBytes } from 'node:crypto';
+import { constants, link, mkdir, open, readdir, readFile, rename, rm, stat } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import { SigilloError } from '../../config/errors.ts';
 import type { SourcePositions } from './origin.ts';
@@ -27,6 +28,8 @@ export interface SpoolBlock {
 const nameDigits = 16;
 const namePattern = /^(\d{16})-([1-9]\d{0,9})\.block$/;
 const unfinishedSuffix = '.unfinished';
+/** Blocks that belong to no chain, for people to look at; names with a dot are none of the spool's. */
+const strayFolder = '.stray';
 
 const damaged = (what: string): SigilloError => new SigilloError('JOURNAL_SPOOL_DAMAGED', what);
 
@@ -122,7 +125,6 @@ export class Spool {
     try {
       await this.#write(path, bytes);
     } catch (cause) {
-      for (const file of [`${path}${unfinishedSuffix}`, path]) await rm(file, { force: true });
       if (isDiskFull(cause)) throw new SigilloError('JOURNAL_SPOOL_FULL', `the disk of ${this.#folder}`, { cause });
       throw cause;
     }
@@ -153,18 +155,10 @@ export class Spool {
     this.#octets -= oldest.octets;
   }
 
-  /** Takes back a block that was just added: its writer had lost the lease, and nothing of it counts. */
-  async removeNewest(block: SpoolBlock): Promise<void> {
-    if (this.#blocks.at(-1) !== block) throw new SigilloError('INTERNAL', 'the newest block of the spool is another one');
-    await rm(this.#pathOf(block), { force: true });
-    await syncFolder(this.#folder);
-    this.#blocks.pop();
-    this.#octets -= block.octets;
-  }
-
   /** Moves all blocks out of the way, into a folder for people to look at. @returns that folder */
   async setAside(): Promise<string> {
-    const aside = `${this.#folder}-stray`;
+    // On the same file system, whatever that is.
+    const aside = join(this.#folder, strayFolder);
     await mkdir(aside, { recursive: true, mode: 0o700 });
     for (const block of this.#blocks) await rename(this.#pathOf(block), join(aside, basename(this.#pathOf(block))));
     await syncFolder(aside);
@@ -184,15 +178,26 @@ export class Spool {
   }
 
   async #write(path: string, bytes: Buffer): Promise<void> {
-    const handle = await open(`${path}${unfinishedSuffix}`, 'w', 0o600);
+    const unfinished = `${path}-${randomBytes(8).toString('hex')}${unfinishedSuffix}`;
     try {
-      await handle.writeFile(bytes);
-      await handle.sync();
+      const handle = await open(unfinished, 'wx', 0o600);
+      try {
+        await handle.writeFile(bytes);
+        await handle.sync();
+      } finally {
+        await handle.close();
+      }
+      // Not renamed over a block that another process of this home has put there, which may count already.
+      await link(unfinished, path);
     } finally {
-      await handle.close();
+      await rm(unfinished, { force: true });
     }
-    await rename(`${path}${unfinishedSuffix}`, path);
-    await syncFolder(this.#folder);
+    try {
+      await syncFolder(this.#folder);
+    } catch (error) {
+      await rm(path, { force: true });
+      throw error;
+    }
   }
 
   #pathOf({ first, count }: SpoolBlock): string {

@@ -180,6 +180,7 @@ export class JournalStore {
           ...(this.#replicated ? quorum : {}),
           ...(options.anew ? { insert_deduplicate: 0 } : { insert_deduplicate: 1, insert_deduplication_token: tokenOf(run) }),
           // One block of the engine however long the run is: whole or not at all.
+          max_block_size: 1_048_576,
           max_insert_block_size: 1_048_576,
           min_insert_block_size_rows: 1_048_576,
           min_insert_block_size_bytes: 1_073_741_824,

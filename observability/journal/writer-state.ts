@@ -36,6 +36,22 @@ const stateSchema = z.strictObject({
 
 export type WriterState = z.output<typeof stateSchema>;
 
+/** The record of a journal that ends there. @param subtrees of its tree; none: only the store can tell */
+export const stateOf = (
+  { size, hash: last }: ChainHead,
+  subtrees: readonly Uint8Array[],
+  { positions, covered, node }: Pick<WriterState, 'positions' | 'covered' | 'node'>,
+): WriterState => ({
+  version: 1,
+  size,
+  hash: Buffer.from(last).toString('hex'),
+  node,
+  positions: { ...positions },
+  covered,
+  inserting: 0,
+  subtrees: subtrees.map((one) => Buffer.from(one).toString('hex')),
+});
+
 /** @throws JOURNAL_SHORTENED when the record cannot be read; or what Redis answers */
 export const readWriterState = async (redis: RedisClient): Promise<WriterState | undefined> => {
   const text = await redis.get(journalKeys.state);
@@ -74,6 +90,8 @@ export interface KnownEnds {
 export interface StartingPoint {
   readonly head: ChainHead;
   readonly positions: SourcePositions;
+  /** Both are those of the spool: Redis does not know of its last block. */
+  readonly fromSpool: boolean;
 }
 
 /** Entries that the positions speak for. */
@@ -122,7 +140,7 @@ export const startingPoint = ({ node, store, spool, state, stateMayBeOld }: Know
   }
   if (state !== undefined && recorded !== undefined && recorded.size > furthest.size) {
     // What is in the store alone is only out of reach; what was in a spool can be elsewhere.
-    if (store === undefined && state.node === '') return { head: recorded, positions: state.positions };
+    if (store === undefined && state.node === '') return { head: recorded, positions: state.positions, fromSpool: false };
     if (state.node !== '' && state.node !== node) {
       throw new SigilloError('JOURNAL_ELSEWHERE', `Entries ${furthest.size} to ${recorded.size - 1} are on ${state.node}.`);
     }
@@ -132,5 +150,5 @@ export const startingPoint = ({ node, store, spool, state, stateMayBeOld }: Know
     );
   }
   const fromSpool = spool !== undefined && spool.size === furthest.size && spool.size > (state?.size ?? -1);
-  return { head: furthest, positions: fromSpool ? spool.positions : (state?.positions ?? {}) };
+  return { head: furthest, positions: fromSpool ? spool.positions : (state?.positions ?? {}), fromSpool };
 };

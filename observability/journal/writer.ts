@@ -9,7 +9,7 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import { SigilloError } from '../../config/errors.ts';
 import { monotonicMs } from '../../queue/redis-clock.ts';
-import type { ChainHead, SealedEvent } from './chain.ts';
+import { type ChainHead, isSameHead, type SealedEvent } from './chain.ts';
 import { collectEntries } from './collecting.ts';
 import { within } from './deadline.ts';
 import type { EventDraft } from './events.ts';
@@ -22,7 +22,7 @@ import { JournalSources, type SourceEntry } from './sources.ts';
 import type { SpoolBlock } from './spool.ts';
 import type { JournalStore, StoredEvent } from './store.ts';
 import { asksForCheckpoint, type JournalSnapshot, type WriterOptions } from './writer-options.ts';
-import { type WriterState, writeWriterState } from './writer-state.ts';
+import { stateOf, type WriterState, writeWriterState } from './writer-state.ts';
 
 /** Nothing that only one may do is begun with less of the lease left; an insert may take that long and still be under way when it ends. */
 const leaseMarginMs = 1_000;
@@ -84,15 +84,18 @@ export class JournalWriter {
   /** One at a time: the loop that ships, or the block that waits for it. */
   #shipment: Promise<void> | undefined;
 
-  private constructor(options: WriterOptions, { head, storeHead, positions, covered, state, unsettled }: Opening, sources: JournalSources) {
+  private constructor(
+    options: WriterOptions,
+    { head, storeHead, positions, covered, state, fromSpool, unsettled }: Opening,
+    sources: JournalSources,
+  ) {
     this.#options = options;
     this.#sources = sources;
     this.#head = head;
     this.#storeHead = storeHead;
     this.#storeDown = storeHead === undefined;
     this.#unsettled = unsettled;
-    const hash = Buffer.from(head.hash).toString('hex');
-    this.#state = { version: 1, size: head.size, hash, node: state?.node ?? '', positions, covered, inserting: 0, subtrees: [] };
+    this.#state = stateOf(head, [], { positions, covered, node: fromSpool ? options.node : (state?.node ?? '') });
     this.#foreign = head.size;
   }
 
@@ -181,7 +184,7 @@ export class JournalWriter {
   }
 
   get #storeHasAll(): boolean {
-    return !this.#storeDown && this.#storeHead?.size === this.#head.size;
+    return !this.#storeDown && this.#storeHead !== undefined && isSameHead(this.#storeHead, this.#head);
   }
 
   async #workExclusively(): Promise<void> {
@@ -209,7 +212,7 @@ export class JournalWriter {
       const { block, head, unfit, settle } = sealBlock(this.#head, entries, appended, this.#options.clock);
       for (const [origin, error] of unfit) this.#options.on.quarantined(origin, error);
       if (block.length > 0) await this.#makeDurable(block, head, positions, signal);
-      else await this.#sources.trim(positions);
+      else await this.#passOver(positions);
       for (const done of settle) done();
       this.#told(entries, block.length);
     } catch (error) {
@@ -217,6 +220,17 @@ export class JournalWriter {
       for (const { failed } of appended) failed(error as Error);
       throw error;
     }
+  }
+
+  /** Nothing in them is new: that is recorded before they go, because what they were known by may be in this spool alone. */
+  async #passOver(positions: SourcePositions): Promise<void> {
+    await this.#writeState(this.#stateAt(this.#head, this.#tree, positions, this.#state.node));
+    await this.#sources.trim(positions);
+  }
+
+  #stateAt(head: ChainHead, tree: MerkleTree | undefined, positions: SourcePositions, node: string): WriterState {
+    const covered = this.#sources.someKnown ? (this.#state.covered ?? 0) : head.size;
+    return stateOf(head, tree?.subtrees ?? [], { positions, covered, node });
   }
 
   #told(entries: readonly SourceEntry[], sealed: number): void {
@@ -234,21 +248,10 @@ export class JournalWriter {
     const stored = place === 'store';
     const tree = this.#tree === undefined ? undefined : MerkleTree.resume(this.#tree.size, this.#tree.subtrees);
     for (const { hash } of block) tree?.append(hash);
-    const state: WriterState = {
-      version: 1,
-      size: head.size,
-      hash: Buffer.from(head.hash).toString('hex'),
-      node: stored ? '' : this.#options.node,
-      positions: { ...positions },
-      covered: this.#sources.someKnown ? (this.#state.covered ?? 0) : head.size,
-      inserting: 0,
-      subtrees: tree?.subtrees.map((one) => Buffer.from(one).toString('hex')) ?? [],
-    };
+    const state = this.#stateAt(head, tree, positions, stored ? '' : this.#options.node);
     // Only who still holds the lease comes past this; and only what is past it may be seen, signed or removed from Redis.
-    await this.#writeState(state).catch(async (error: unknown) => {
-      if (isBroken(error) && typeof place === 'object') await this.#options.spool.removeNewest(place);
-      throw error;
-    });
+    // A block in the spool stays when that fails: another process of this home may have taken it over. If not, the next opening sees.
+    await this.#writeState(state);
     this.#head = head;
     this.#tree = tree;
     this.#behindTree?.push(...block.map(({ hash }) => hash));
@@ -280,7 +283,7 @@ export class JournalWriter {
     if (!this.#storeDown && this.#storeHead?.size !== this.#head.size && !slow) await this.#shipOnce(signal);
     if (this.#broken !== undefined) throw this.#broken;
     // An insert that nobody waited for any more may have been done after all.
-    if (this.#storeHead?.size === head.size && Buffer.compare(this.#storeHead.hash, head.hash) === 0) return 'store';
+    if (this.#storeHead !== undefined && isSameHead(this.#storeHead, head)) return 'store';
     // A store that cannot keep up gets larger blocks from the spool, while Redis stays short.
     const tooMuch = slow && block.length >= this.#options.block.rowsMax && !this.#unsettled;
     if (this.#storeHasAll && !tooMuch && (await this.#store(block, head))) return 'store';
@@ -289,7 +292,11 @@ export class JournalWriter {
       return await this.#options.spool.append(this.#head.size, block, positions);
     } catch (error) {
       if (!(error instanceof SigilloError) || error.code !== 'JOURNAL_SPOOL_FULL' || signal.aborted) throw error;
+      // The store has a part of this block: only a writer that begins anew knows which.
+      if (this.#storeHead !== undefined && this.#storeHead.size > this.#head.size) throw error;
       this.#options.on.spoolFull(error);
+      // A store that was slow may take it now.
+      this.#insertMs = 0;
       return 'nowhere';
     }
   }

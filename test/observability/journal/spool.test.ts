@@ -94,6 +94,14 @@ describe('the spool', () => {
     assert.deepEqual([spool.next, files().length], [19, 3]);
   });
 
+  test('a block that another process has put there stays as it is', async () => {
+    const [first, second] = [await Spool.open(folder, octetsMax), await Spool.open(folder, octetsMax)];
+    const block = await second.append(0, entriesFrom(0, 3), positions);
+    await assert.rejects(first.append(0, entriesFrom(7, 3), positions), { code: 'EEXIST' });
+    assert.deepEqual(await second.read(block), { entries: entriesFrom(0, 3), positions });
+    assert.deepEqual([files().length, first.octets], [1, 0], 'nothing unfinished is left');
+  });
+
   test('a missing block, a foreign file: told, and nothing is touched', async () => {
     await filled();
     rmSync(join(folder, '0000000000000008-1.block'));

@@ -85,6 +85,18 @@ describe('the store of the journal, embedded', () => {
     assert.equal((await store.head()).size, head.size + 300);
   });
 
+  test('the longest block is one for the engine too: a shorter one behind the same entry is not stored', async () => {
+    const head = await store.head();
+    const draft = draftOf('service.logStarted', { optional: true });
+    // The engine reads 65,409 rows at a time, if nobody tells it otherwise.
+    const block = sealAll(head, Array(70_000).fill(draft));
+    await store.insert(block);
+    await store.insert(sealAll(head, [draft, draft]));
+    await store.insert(block);
+    const [count] = await rows<{ n: number }>(`SELECT toUInt32(count()) AS n FROM journal_events WHERE sequence >= ${head.size}`);
+    assert.deepEqual([count?.n, (await store.head()).size], [70_000, head.size + 70_000]);
+  });
+
   test('pages do not show in what is read', async () => {
     const head = await store.head();
     const drafts = Array.from({ length: 11_000 }, () => draftOf('service.logStarted', { optional: true }));

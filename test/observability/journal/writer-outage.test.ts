@@ -3,7 +3,9 @@ import assert from 'node:assert/strict';
 import { cpSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, test } from 'node:test';
-import type { StoredEvent } from '../../../observability/journal/store.ts';
+import { setTimeout as delay } from 'node:timers/promises';
+import { SigilloError } from '../../../config/errors.ts';
+import { runsOf, type StoredEvent } from '../../../observability/journal/store.ts';
 import { redisServerMissing } from '../../support/redis-server.ts';
 import { until } from '../../support/until.ts';
 import { away, writerWorld } from './writer-world.ts';
@@ -106,6 +108,36 @@ describe('the writer of the journal without its store', { skip: redisServerMissi
     await until('it is spooled again', () => second.head.size === 8);
     world.storeAway = false;
     await world.finish(8);
+  });
+
+  test('one insert was slow, and the spool has no room: full blocks go into the store', async () => {
+    world.spoolOctetsMax = 1_000;
+    let slow = true;
+    world.insert = async (block) => {
+      if (slow) await delay(1_100);
+      slow = false;
+      await world.store.insert(block);
+    };
+    await world.start();
+    await world.answer(60);
+    await world.untilStored(60);
+    await world.answer(60);
+    await world.finish(120);
+  });
+
+  test('the store has a part of a block, and the spool has no room: the next writer takes the rest', async () => {
+    world.spoolOctetsMax = 1_000;
+    world.insert = async (block) => {
+      await world.store.insert(runsOf(block)[0] as readonly StoredEvent[]);
+      world.storeTakesAll();
+      away();
+    };
+    await world.start();
+    await world.answer(3, 2);
+    const error = await world.ended();
+    assert.equal(error instanceof SigilloError ? error.code : error, 'JOURNAL_SPOOL_FULL');
+    await world.start();
+    await world.finish(5, { others: 2 });
   });
 
   test('a part of a run came first: what follows is not put behind a gap', async () => {

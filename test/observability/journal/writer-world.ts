@@ -118,7 +118,7 @@ export class WriterWorld {
     rmSync(this.spoolFolder, { recursive: true, force: true });
   }
 
-  async openWriter(): Promise<JournalWriter> {
+  async openWriter(other: { readonly node?: string } = {}): Promise<JournalWriter> {
     const between = {
       head: async () => (this.storeAway ? away() : this.store.head()),
       insert: async (block: readonly StoredEvent[], _signal: unknown, options?: { anew: boolean }) =>
@@ -130,7 +130,7 @@ export class WriterWorld {
     } as unknown as JournalStore;
     return JournalWriter.open({
       redis: this.redis,
-      node,
+      node: other.node ?? node,
       holder,
       stateMayBeOld: false,
       heldForMs: () => this.heldForMs,
@@ -246,6 +246,11 @@ export class WriterWorld {
 
   untilStored(entries: number): Promise<unknown> {
     return until('it is stored', async () => (await this.store.head()).size >= entries);
+  }
+
+  /** What is stored is recorded a moment later. */
+  untilRecorded(entries: number): Promise<unknown> {
+    return until('it is recorded', async () => JSON.parse(await this.record()).size === entries);
   }
 
   untilTaken(): Promise<unknown> {
