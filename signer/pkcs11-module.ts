@@ -116,7 +116,7 @@ export interface HsmModule {
   findSlot(label: string): Slot;
   /**
    * Logs in to the token of this slot, once for the life of the process: later calls repeat the outcome, never the PIN.
-   * @throws HSM_PIN_REFUSED, HSM_TOKEN_MISSING, CONFIG_UNREADABLE
+   * @throws HSM_PIN_REFUSED, HSM_PIN_UNRECORDED, HSM_TOKEN_MISSING, CONFIG_UNREADABLE
    */
   login(slot: HsmSlot): void;
   /** A session of its own; the caller closes it. */

@@ -59,7 +59,7 @@ export interface LoginTry {
 }
 
 export interface RefusedPins {
-  /** @throws HSM_PIN_REFUSED when the PIN of this file may not be tried; HSM_DEVICE when another process does not end its try */
+  /** @throws HSM_PIN_REFUSED when the PIN of this file may not be tried; HSM_PIN_UNRECORDED when it cannot be written down; HSM_DEVICE when another process does not end its try */
   begin(label: string, pinFile: string): LoginTry;
 }
 
@@ -182,7 +182,7 @@ class PinFolder {
   /**
    * Writes down that this process is about to try.
    * @returns the file; undefined while another process is at it
-   * @throws HSM_PIN_REFUSED when the tries are used up, CONFIG_UNREADABLE when nothing can be written
+   * @throws HSM_PIN_REFUSED when the tries are used up, HSM_PIN_UNRECORDED when nothing can be written
    */
   #take(label: string, pinFile: string, changed: number): string | undefined {
     const mine: Try = { by: processName(), label, pinFile, triedAt: new Date().toISOString() };
@@ -194,7 +194,8 @@ class PinFolder {
         if (create(file, `${JSON.stringify(mine)}\n`)) return file;
       } catch (cause) {
         // Without a trace of it there is no try: the next process would know nothing of this one.
-        throw new SigilloError('CONFIG_UNREADABLE', `${file} cannot be written; without it no PIN is tried`, { cause });
+        // A disk that is full may have room later, so this is no end of the slot.
+        throw new SigilloError('HSM_PIN_UNRECORDED', `${file}: ${(cause as Error).message}`, { cause });
       }
       const other = this.#read(file, trySchema);
       if (other === undefined || (other.unclear === undefined && isProcessAlive(other.by as ProcessName))) return undefined;

@@ -1,6 +1,6 @@
 /** What becomes of a PIN when C_Login fails: in this process, in those that come after it, and in those that run beside it. */
 import assert from 'node:assert/strict';
-import { readdirSync, rmSync, writeFileSync } from 'node:fs';
+import { readdirSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import { openModule } from '../../signer/pkcs11-module.ts';
@@ -120,16 +120,19 @@ test('a try that cannot be written down is not made', { skip }, (t) => {
   const token = faulty.token(world.slot.label);
   const folder = temporaryFolder();
   t.after(folder.remove);
-  const inTheWay = join(folder.path, 'file');
-  writeFileSync(inTheWay, '');
+  const refusedPinFolder = join(folder.path, 'refused');
+  symlinkSync('/proc/self/fdinfo', refusedPinFolder); // where nobody can make a file
   const module = openModule({
     modulePath: faulty.modulePath,
     environment: faulty.environment,
-    refusedPinFolder: join(inTheWay, 'refused'),
+    refusedPinFolder,
   });
   t.after(() => module.close());
-  assert.throws(() => module.login(world.slot), sigillo('CONFIG_UNREADABLE', /refused/));
+  assert.throws(() => module.login(world.slot), sigillo('HSM_PIN_UNRECORDED', /refused/));
   assert.equal(token.counters.loginCalls, 0);
+  rmSync(refusedPinFolder);
+  module.login(world.slot);
+  assert.equal(token.counters.loginCalls, 1, 'the disk has room again');
 });
 
 test('a try whose process is another one of the same number now has ended', { skip: process.platform !== 'linux' }, (t) => {
