@@ -11,6 +11,8 @@ export interface Ask {
 
 export type ChildMessage =
   | { readonly type: 'ready' }
+  /** It cannot end by itself, and is killed: the exit status that it would end with. */
+  | { readonly type: 'ending'; readonly status: number }
   | { readonly type: 'answer'; readonly id: number; readonly value: unknown }
   /** The question could not be answered; the reason is for the log. */
   | { readonly type: 'answer'; readonly id: number; readonly error: string };
@@ -24,7 +26,7 @@ export const exitTokenFailed = 75;
 export const isAsk = (message: unknown): message is Ask =>
   typeof message === 'object' && message !== null && (message as Ask).type === 'ask' && typeof (message as Ask).id === 'number';
 
+const childMessages: readonly ChildMessage['type'][] = ['ready', 'ending', 'answer'];
+
 export const isChildMessage = (message: unknown): message is ChildMessage =>
-  typeof message === 'object' &&
-  message !== null &&
-  ((message as ChildMessage).type === 'ready' || (message as ChildMessage).type === 'answer');
+  typeof message === 'object' && message !== null && childMessages.includes((message as ChildMessage).type);

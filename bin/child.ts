@@ -23,6 +23,8 @@ export interface ChildService {
   health(): Promise<readonly HealthItem[]>;
   /** Resolves when only a new process can help; it is then stopped like any other, and ends with exit status 1. */
   readonly failed?: Promise<Error>;
+  /** A thread is inside a native call that never ends, and would hold up the end of the process: after its stop it is killed. */
+  readonly stuck?: boolean;
 }
 
 /** The child gives up a little before the supervisor kills it, to be able to say so itself. */
@@ -56,10 +58,13 @@ export const printFailure = (name: string, error: unknown): void => {
   process.stderr.write(lines.map((line) => `${name}: ${line}\n`).join(''));
 };
 
-const say = (message: ChildMessage): void => {
-  // A supervisor that went away meanwhile is told by `disconnect`; here it is nothing to report.
-  if (process.connected) process.send?.(message, undefined, undefined, () => undefined);
-};
+/** @returns when the supervisor can read it, or is away */
+const say = (message: ChildMessage): Promise<void> =>
+  new Promise((resolve) => {
+    // A supervisor that went away meanwhile is told by `disconnect`; here it is nothing to report.
+    if (process.connected) process.send?.(message, undefined, undefined, () => resolve());
+    else resolve();
+  });
 
 const answerOf: Readonly<Record<Ask['what'], (service: ChildService) => Promise<unknown>>> = {
   metrics: (service) => service.metrics(),
@@ -69,9 +74,9 @@ const answerOf: Readonly<Record<Ask['what'], (service: ChildService) => Promise<
 
 const answer = async (service: ChildService, ask: Ask): Promise<void> => {
   try {
-    say({ type: 'answer', id: ask.id, value: await answerOf[ask.what](service) });
+    void say({ type: 'answer', id: ask.id, value: await answerOf[ask.what](service) });
   } catch (error) {
-    say({ type: 'answer', id: ask.id, error: error instanceof Error ? error.message : String(error) });
+    void say({ type: 'answer', id: ask.id, error: error instanceof Error ? error.message : String(error) });
   }
 };
 
@@ -88,6 +93,13 @@ const serveAlone = (config: Config, service: ChildService): Promise<OpsServer> =
     metrics: async () => mergeMetrics([{ process: processName, metrics: (await service.metrics()) as MetricsJson }]),
   });
 
+/** The supervisor cannot tell from a SIGKILL what it was for, and a token that hangs must not be logged in to like a process that crashed. */
+const endStuck = async (end: string | Error): Promise<void> => {
+  if (end instanceof Error) printFailure(processName, end);
+  await say({ type: 'ending', status: end instanceof Error ? exitStatusOf(end) : 0 });
+  process.kill(process.pid, 'SIGKILL');
+};
+
 const serve = async (config: Config, start: (config: Config) => Promise<ChildService>, stopping: Promise<string>): Promise<void> => {
   const service = await Promise.race([start(config), stopping.then(() => undefined)]);
   // Told to stop while it started: it never served, so there is nothing to answer.
@@ -96,18 +108,20 @@ const serve = async (config: Config, start: (config: Config) => Promise<ChildSer
   process.on('message', (message) => {
     if (isAsk(message)) void answer(service, message);
   });
-  say({ type: 'ready' });
+  void say({ type: 'ready' });
   const failed = service.failed === undefined ? [] : [service.failed];
   const end = await Promise.race([stopping, ...failed]);
   await service.stop(end instanceof Error ? end.message : end);
   await alone?.close();
+  if (service.stuck === true) await endStuck(end);
   if (end instanceof Error) throw end;
 };
 
 /**
  * Runs a service process from its start to its exit; it never returns to the caller.
  *
- * Exit status: 0 after a clean stop, 78 when the configuration is at fault, 75 when a token has failed, 1 otherwise.
+ * Exit status: 0 after a clean stop, 78 when the configuration is at fault, 75 when a token has failed, 1 otherwise; SIGKILL when a call
+ * into a token hangs.
  *
  * @param start opens everything and serves; throws a SigilloError when it cannot
  */

@@ -10,8 +10,8 @@ import { SigilloError } from '../config/errors.ts';
 import type { Logger } from '../observability/log.ts';
 import { type Ask, exitDoNotRestart, exitTokenFailed, isChildMessage, type Question } from './child-messages.ts';
 
-export const backoffMsMin = 100;
-export const backoffMsMax = 5_000;
+const backoffMsMin = 100;
+const backoffMsMax = 5_000;
 /** A process that lived so long was healthy: its next death starts the back-off anew. */
 const healthyAfterMs = 30_000;
 
@@ -43,6 +43,19 @@ type State = 'idle' | 'starting' | 'ready' | 'waiting' | 'failed' | 'stopping' |
 export const describeExit = (code: number | null, signal: NodeJS.Signals | null): string =>
   signal === null ? `exit status ${code}` : `killed by ${signal}`;
 
+interface Death {
+  readonly livedMs: number;
+  /** Each start is a login then, and no other death in between makes the next one come sooner. */
+  readonly tokenFailed: boolean;
+}
+
+/** The pause before the next start. @param lastMs the one before; undefined: there was none */
+const pauseAfter = ({ livedMs, tokenFailed }: Death, lastMs: number | undefined, tokenBackoffMsMax: number): number => {
+  if (lastMs === undefined || livedMs >= healthyAfterMs) return backoffMsMin;
+  if (tokenFailed) return Math.min(lastMs * 2, tokenBackoffMsMax);
+  return Math.max(lastMs, Math.min(lastMs * 2, backoffMsMax));
+};
+
 /** The first `ready` message of a service process. */
 export const untilReadyMessage = (child: ChildProcess, signal: AbortSignal): Promise<void> =>
   new Promise((resolve, reject) => {
@@ -73,8 +86,10 @@ export class SupervisedProcess {
   readonly #resolveFirstReady: () => void;
   #state: State = 'idle';
   #child: ChildProcess | undefined;
-  #backoffMs = backoffMsMin;
+  #pauseMs: number | undefined;
   #restartTimer: NodeJS.Timeout | undefined;
+  /** What the exit status would be of a process that can only be killed. */
+  #endingStatus: number | undefined;
   #asked = 0;
   readonly #answers = new Map<number, (message: { value?: unknown; error?: string }) => void>();
 
@@ -99,6 +114,7 @@ export class SupervisedProcess {
     this.#child = child;
     if (child.pid !== undefined) this.#plan.onSpawn(child.pid);
     let spawnError: Error | undefined;
+    this.#endingStatus = undefined;
     child.once('error', (error) => {
       spawnError ??= error;
       // Without a PID there was no process, and no `exit` will follow.
@@ -106,10 +122,13 @@ export class SupervisedProcess {
     });
     child.once('exit', (code, signal) => {
       gone.abort(new Error('the process is gone'));
-      this.#onExit({ how: spawnError?.message ?? describeExit(code, signal), code, livedMs: performance.now() - startedAt });
+      const how = spawnError?.message ?? describeExit(code, signal);
+      this.#onExit({ how, code: code ?? this.#endingStatus, livedMs: performance.now() - startedAt });
     });
     child.on('message', (message) => {
-      if (isChildMessage(message) && message.type === 'answer') this.#answers.get(message.id)?.(message);
+      if (!isChildMessage(message)) return;
+      if (message.type === 'answer') this.#answers.get(message.id)?.(message);
+      if (message.type === 'ending') this.#endingStatus = message.status;
     });
     void this.#watchReadiness(child, gone.signal, startedAt);
   }
@@ -134,7 +153,7 @@ export class SupervisedProcess {
 
   /** The state in words, for health details. */
   describe(): string {
-    if (this.#state === 'waiting') return `died; starts again in at most ${this.#backoffMs} ms`;
+    if (this.#state === 'waiting') return `died; starts again in at most ${this.#pauseMs} ms`;
     return this.#state;
   }
 
@@ -179,6 +198,8 @@ export class SupervisedProcess {
       } catch {
         if (gone.aborted || this.#state !== 'ready') return;
         this.#plan.log.error({ process: this.name, childPid: child.pid, standstillMsMax }, 'stands still: killed, and started again');
+        // Only of processes that call a module on their main thread: it is the token that hangs.
+        this.#endingStatus = exitTokenFailed;
         child.kill('SIGKILL');
         return;
       }
@@ -186,7 +207,7 @@ export class SupervisedProcess {
     }
   }
 
-  #onExit({ how, code, livedMs }: { how: string; code: number | null; livedMs: number }): void {
+  #onExit({ how, code, livedMs }: { how: string; code: number | undefined; livedMs: number }): void {
     this.#child = undefined;
     for (const settle of [...this.#answers.values()]) settle({ error: 'the process died' });
     if (this.#state === 'stopping' || this.#state === 'stopped') {
@@ -199,9 +220,8 @@ export class SupervisedProcess {
       this.#plan.onFailed(exitDoNotRestart);
       return;
     }
-    if (livedMs >= healthyAfterMs) this.#backoffMs = backoffMsMin;
-    const waitMs = this.#backoffMs;
-    this.#backoffMs = Math.min(waitMs * 2, code === exitTokenFailed ? this.#plan.tokenBackoffMsMax : backoffMsMax);
+    const waitMs = pauseAfter({ livedMs, tokenFailed: code === exitTokenFailed }, this.#pauseMs, this.#plan.tokenBackoffMsMax);
+    this.#pauseMs = waitMs;
     this.#state = 'waiting';
     this.#plan.log.error({ process: this.name, restartMs: waitMs }, `died (${how}); it is started again`);
     this.#restartTimer = setTimeout(() => {

@@ -73,6 +73,12 @@ export const errorCatalogue = {
     0,
     final,
   ),
+  HSM_PIN_UNRECORDED: entry(
+    'It cannot be written down that a PIN is about to be tried, so it is not tried.',
+    'Give the disk of the home folder room, and the service the right to write there; it is tried again by itself.',
+    0,
+    again,
+  ),
   HSM_KEY_MISSING: entry('The key is not in the token.', 'Check key label and slot; a demonstration key is made by a restart.', 0, final),
   TSU_NONE_ACTIVE: entry(
     'No timestamping key of this slot may be used at this time.',

@@ -11,7 +11,6 @@ import pkcs11 from 'pkcs11js';
 import { SigilloError } from '../config/errors.ts';
 import { homePaths } from '../config/home.ts';
 import type { Config, KeyPurpose } from '../config/schema.ts';
-import { readSecretFile } from '../config/secrets.ts';
 import {
   callingHsm,
   ckrCode,
@@ -116,7 +115,7 @@ export interface HsmModule {
   findSlot(label: string): Slot;
   /**
    * Logs in to the token of this slot, once for the life of the process: later calls repeat the outcome, never the PIN.
-   * @throws HSM_PIN_REFUSED, HSM_TOKEN_MISSING, CONFIG_UNREADABLE
+   * @throws HSM_PIN_REFUSED, HSM_PIN_UNRECORDED, HSM_TOKEN_MISSING, CONFIG_UNREADABLE
    */
   login(slot: HsmSlot): void;
   /** A session of its own; the caller closes it. */
@@ -287,14 +286,7 @@ export const openModule = ({ modulePath, environment, refusedPinFolder }: Module
   /** @throws LoginFailed when the token was asked, SigilloError when it was not */
   const loginOnce = (slot: HsmSlot, session: Session): void => {
     const attempt = refusedPins.begin(slot.label, slot.pinFile);
-    let pin: string;
-    try {
-      pin = readSecretFile(slot.pinFile);
-    } catch (error) {
-      attempt.untouched();
-      throw error;
-    }
-    const failed = tryLogin(session, pin, { softhsm: isSofthsm });
+    const failed = tryLogin(session, attempt.pin, { softhsm: isSofthsm });
     if (failed === undefined) attempt.taken();
     else throw settle(attempt, failed, `log in to token "${slot.label}" with the PIN of ${slot.pinFile}`);
   };

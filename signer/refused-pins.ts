@@ -1,13 +1,14 @@
 /**
  * Remembers on disk what became of PINs: a few wrong tries lock a token for ever, and a service that is started again, by its supervisor
- * or by a worried operator, must not be what tries. A PIN file that was changed since counts as another PIN.
+ * or by a worried operator, must not be what tries. A PIN is known by what it is, and not by the time of its file: one that is made anew at
+ * each restart, as secrets of containers are, has the PIN that it had.
  *
  * Each try is written down before the token hears of it, and struck out when the token has taken the PIN. What stays behind, after a
  * crash or when the way to the token broke meanwhile, is a try whose end nobody knows. One more is allowed then, so that a good slot
  * survives a kill -9 in that moment, and no third: tokens lock after three at the least. Processes try one after the other, or a start
  * of several with a wrong PIN would use up what the token allows all at once.
  */
-import { createHash, randomBytes } from 'node:crypto';
+import { createHash, randomBytes, scryptSync } from 'node:crypto';
 import {
   chownSync,
   closeSync,
@@ -26,16 +27,21 @@ import { dirname, join } from 'node:path';
 import { z } from 'zod';
 import { syncFolder, writeFileAtomic } from '../config/atomic-file.ts';
 import { SigilloError } from '../config/errors.ts';
+import { readSecretFile } from '../config/secrets.ts';
 import { isProcessAlive, type ProcessName, processName, processNameSchema } from './process-name.ts';
 
+/** Which PIN it was stands in the name of its file. */
 const recordSchema = z.strictObject({
   label: z.string(),
   pinFile: z.string(),
-  /** Of the PIN file when its PIN was refused: what tells another PIN, without a trace of the PIN itself. */
-  changedAtMs: z.number(),
   refusedAt: z.iso.datetime(),
   reason: z.string(),
 });
+
+/** As earlier releases wrote it, which took a PIN file of another time for another PIN. */
+const datedRecordSchema = recordSchema.extend({ changedAtMs: z.number() });
+
+const saltSchema = z.hex().length(32);
 
 const trySchema = z.strictObject({
   by: processNameSchema,
@@ -49,6 +55,8 @@ type Try = z.output<typeof trySchema>;
 
 /** A login that is about to be tried, and is tried by nobody else meanwhile. One of its ends must be called. */
 export interface LoginTry {
+  /** The PIN to try: what was in its file when the try was written down. */
+  readonly pin: string;
   /** The token has taken the PIN. */
   taken(): void;
   /** The token has not seen the PIN. */
@@ -59,7 +67,7 @@ export interface LoginTry {
 }
 
 export interface RefusedPins {
-  /** @throws HSM_PIN_REFUSED when the PIN of this file may not be tried; HSM_DEVICE when another process does not end its try */
+  /** @throws CONFIG_UNREADABLE, CONFIG_INVALID when the file has no PIN; HSM_PIN_REFUSED when the PIN of this file may not be tried; HSM_PIN_UNRECORDED when it cannot be written down; HSM_DEVICE when another process does not end its try */
   begin(label: string, pinFile: string): LoginTry;
 }
 
@@ -72,7 +80,9 @@ const pause = (): void => void Atomics.wait(new Int32Array(new SharedArrayBuffer
 
 const noop = (): void => undefined;
 /** Remembers nothing: for modules that are opened for a moment only. */
-const forgetful: RefusedPins = { begin: () => ({ taken: noop, untouched: noop, unclear: noop, refused: noop }) };
+const forgetful: RefusedPins = {
+  begin: (_label, pinFile) => ({ pin: readSecretFile(pinFile), taken: noop, untouched: noop, unclear: noop, refused: noop }),
+};
 
 const shortHash = (text: string, digits: number): string => createHash('sha256').update(text).digest('hex').slice(0, digits);
 
@@ -82,6 +92,13 @@ const changedAtMs = (pinFile: string): number => {
   } catch (cause) {
     throw new SigilloError('CONFIG_UNREADABLE', pinFile, { cause });
   }
+};
+
+/** What root writes, such as a command before the first start, must not keep the service out. */
+const giveToOwnerOf = (folder: string, file: string): void => {
+  if (process.getuid?.() !== 0) return;
+  const { uid, gid } = statSync(folder);
+  chownSync(file, uid, gid);
 };
 
 /** Writes a new file as a whole. @returns false when it is there already */
@@ -95,6 +112,7 @@ const create = (file: string, content: string): boolean => {
     } finally {
       closeSync(descriptor);
     }
+    giveToOwnerOf(dirname(file), temporary);
     linkSync(temporary, file);
     syncFolder(dirname(file));
     return true;
@@ -109,10 +127,25 @@ const create = (file: string, content: string): boolean => {
 const makeFolder = (folder: string): void => {
   if (existsSync(folder)) return;
   mkdirSync(folder, { recursive: true, mode: 0o700 });
-  // A command that root runs before the first start must not keep the service out.
-  const { uid, gid } = statSync(dirname(folder));
-  if (process.getuid?.() === 0) chownSync(folder, uid, gid);
+  giveToOwnerOf(dirname(folder), folder);
 };
+
+/** 55 ms of a core and 16 MB: nothing beside a login, and all PINs of six digits take 15 hours to go through. */
+const scryptCost = { N: 16_384, r: 8, p: 1 } as const;
+
+/** What is about to be tried, and how it is known again. */
+interface Candidate {
+  readonly label: string;
+  readonly pinFile: string;
+  readonly pin: string;
+  /**
+   * Salted scrypt of the PIN. It stands in names of files, mode 0600 in a folder of the service: who can read that can read the PIN file,
+   * and the PINs that stay are those that were refused, or whose login nobody knows the end of.
+   */
+  readonly id: string;
+  /** Of the PIN file, by which records of earlier releases know it. */
+  readonly changedAtMs: number;
+}
 
 class PinFolder {
   readonly #folder: string;
@@ -122,11 +155,15 @@ class PinFolder {
   }
 
   begin(label: string, pinFile: string): LoginTry {
+    // The time first: should the file be changed in between, the PIN may only seem older than it is.
     const changed = changedAtMs(pinFile);
+    const pin = readSecretFile(pinFile);
+    const id = scryptSync(pin, this.#salt(label), 16, scryptCost).toString('hex');
+    const candidate: Candidate = { label, pinFile, pin, id, changedAtMs: changed };
     const until = performance.now() + othersMsMax;
     for (;;) {
-      this.#check(label, pinFile, changed);
-      const file = this.#take(label, pinFile, changed);
+      this.#check(candidate);
+      const file = this.#take(candidate);
       if (file === undefined) {
         if (performance.now() > until)
           throw new SigilloError('HSM_DEVICE', `another process has been logging in to token "${label}" for long`);
@@ -135,22 +172,49 @@ class PinFolder {
       }
       try {
         // It may have been refused to another between the two looks.
-        this.#check(label, pinFile, changed);
+        this.#check(candidate);
       } catch (error) {
         rmSync(file, { force: true });
         throw error;
       }
-      return this.#tryIn(file, label, pinFile, changed);
+      return this.#tryIn(file, candidate);
     }
   }
 
   /** A label may hold anything; its digest is a file name. */
-  #fileOf(label: string): string {
-    return join(this.#folder, `${shortHash(label, 32)}.json`);
+  #file(label: string, rest: string): string {
+    return join(this.#folder, `${shortHash(label, 32)}.${rest}`);
   }
 
-  #tryFile(label: string, pinFile: string, changed: number, n: number): string {
-    return join(this.#folder, `${shortHash(label, 32)}.${shortHash(`${pinFile}\0${changed}`, 16)}.try${n}`);
+  #tryFiles({ label, id }: Candidate): string[] {
+    return Array.from({ length: triesMax }, (_, n) => this.#file(label, `${id}.try${n + 1}`));
+  }
+
+  /** As earlier releases named them. */
+  #datedTryFiles({ label, pinFile, changedAtMs: changed }: Candidate): string[] {
+    return Array.from({ length: triesMax }, (_, n) => this.#file(label, `${shortHash(`${pinFile}\0${changed}`, 16)}.try${n + 1}`));
+  }
+
+  /** Of each token its own, so that tokens with one PIN do not show it. It stays for good: without it no PIN is known again. */
+  #salt(label: string): Buffer {
+    const file = this.#file(label, 'salt');
+    const known = this.#read(file, saltSchema);
+    if (known !== undefined) return Buffer.from(known, 'hex');
+    const salt = randomBytes(16);
+    // Another process may be first: then its salt counts.
+    return this.#create(file, salt.toString('hex')) ? salt : this.#salt(label);
+  }
+
+  /** @returns false when it is there already @throws HSM_PIN_UNRECORDED */
+  #create(file: string, content: unknown): boolean {
+    try {
+      makeFolder(this.#folder);
+      return create(file, `${JSON.stringify(content)}\n`);
+    } catch (cause) {
+      // Without a trace of it there is no try: the next process would know nothing of this one.
+      // A disk that is full may have room later, so this is no end of the slot.
+      throw new SigilloError('HSM_PIN_UNRECORDED', `${file}: ${(cause as Error).message}`, { cause });
+    }
   }
 
   /** What a file of ours says. @returns undefined when there is none */
@@ -169,58 +233,68 @@ class PinFolder {
     }
   }
 
-  #check(label: string, pinFile: string, changed: number): void {
-    const record = this.#read(this.#fileOf(label), recordSchema);
-    if (record === undefined || record.pinFile !== pinFile || record.changedAtMs !== changed) return;
-    const when = `token "${label}" refused the PIN of ${pinFile} at ${record.refusedAt} (${record.reason})`;
-    throw new SigilloError(
-      'HSM_PIN_REFUSED',
-      `${when}; it is not tried again before that file is changed, or ${this.#fileOf(label)} removed`,
-    );
+  #check({ label, pinFile, id, changedAtMs: changed }: Candidate): void {
+    const refuse = (file: string, record: z.output<typeof recordSchema>): void => {
+      const when = `token "${label}" refused the PIN of ${record.pinFile} at ${record.refusedAt} (${record.reason})`;
+      throw new SigilloError('HSM_PIN_REFUSED', `${when}; it is not tried again before ${pinFile} has another one, or ${file} is removed`);
+    };
+    const file = this.#file(label, `${id}.json`);
+    const record = this.#read(file, recordSchema);
+    if (record !== undefined) refuse(file, record);
+    const datedFile = this.#file(label, 'json');
+    const dated = this.#read(datedFile, datedRecordSchema);
+    if (dated?.pinFile === pinFile && dated.changedAtMs === changed) refuse(datedFile, dated);
   }
 
   /**
    * Writes down that this process is about to try.
    * @returns the file; undefined while another process is at it
-   * @throws HSM_PIN_REFUSED when the tries are used up, CONFIG_UNREADABLE when nothing can be written
+   * @throws HSM_PIN_REFUSED when the tries are used up, HSM_PIN_UNRECORDED when nothing can be written
    */
-  #take(label: string, pinFile: string, changed: number): string | undefined {
+  #take(candidate: Candidate): string | undefined {
+    const { label, pinFile } = candidate;
     const mine: Try = { by: processName(), label, pinFile, triedAt: new Date().toISOString() };
     const seen: string[] = [];
-    for (let n = 1; n <= triesMax; n += 1) {
-      const file = this.#tryFile(label, pinFile, changed, n);
-      try {
-        makeFolder(this.#folder);
-        if (create(file, `${JSON.stringify(mine)}\n`)) return file;
-      } catch (cause) {
-        // Without a trace of it there is no try: the next process would know nothing of this one.
-        throw new SigilloError('CONFIG_UNREADABLE', `${file} cannot be written; without it no PIN is tried`, { cause });
-      }
-      const other = this.#read(file, trySchema);
-      if (other === undefined || (other.unclear === undefined && isProcessAlive(other.by as ProcessName))) return undefined;
+    const isAtIt = (other: Try): boolean => other.unclear === undefined && isProcessAlive(other.by as ProcessName);
+    const see = (file: string, other: Try): unknown =>
       seen.push(`${other.triedAt} (${other.unclear ?? 'the process died meanwhile'}), ${file}`);
+    for (const file of this.#datedTryFiles(candidate)) {
+      const other = this.#read(file, trySchema);
+      if (other === undefined) continue;
+      if (isAtIt(other)) return undefined;
+      see(file, other);
+    }
+    for (const file of this.#tryFiles(candidate)) {
+      if (seen.length >= triesMax) break;
+      if (this.#create(file, mine)) return file;
+      const other = this.#read(file, trySchema);
+      if (other === undefined || isAtIt(other)) return undefined;
+      see(file, other);
     }
     const tries = seen.join('; ');
     throw new SigilloError(
       'HSM_PIN_REFUSED',
-      `nobody knows what token "${label}" made of the PIN of ${pinFile}: ${tries}; it is not tried again before that file is changed, or these are removed`,
+      `nobody knows what token "${label}" made of the PIN of ${pinFile}: ${tries}; it is not tried again before that file has another one, or these are removed`,
     );
   }
 
-  #tryIn(file: string, label: string, pinFile: string, changed: number): LoginTry {
+  #tryIn(file: string, { label, pinFile, pin, id }: Candidate): LoginTry {
     return {
+      pin,
       taken: () => {
-        const own = `${shortHash(label, 32)}.`;
-        for (const name of readdirSync(this.#folder)) if (name.startsWith(own)) rmSync(join(this.#folder, name), { force: true });
+        const own = readdirSync(this.#folder).filter((name) => name.startsWith(`${shortHash(label, 32)}.`) && !name.endsWith('.salt'));
+        for (const name of own) rmSync(join(this.#folder, name), { force: true });
       },
       untouched: () => rmSync(file, { force: true }),
       unclear: (reason) => {
         const earlier = this.#read(file, trySchema);
-        if (earlier !== undefined) writeFileAtomic(file, `${JSON.stringify({ ...earlier, unclear: reason })}\n`, { mode: 0o600 });
+        if (earlier === undefined) return;
+        writeFileAtomic(file, `${JSON.stringify({ ...earlier, unclear: reason })}\n`, { mode: 0o600 });
+        giveToOwnerOf(this.#folder, file);
       },
       refused: (reason) => {
-        const record = { label, pinFile, changedAtMs: changed, refusedAt: new Date().toISOString(), reason };
-        writeFileAtomic(this.#fileOf(label), `${JSON.stringify(record)}\n`, { mode: 0o600 });
+        const record = { label, pinFile, refusedAt: new Date().toISOString(), reason };
+        this.#create(this.#file(label, `${id}.json`), record);
         rmSync(file, { force: true });
       },
     };

@@ -35,13 +35,15 @@ import { firstTsus, followTsus } from './tsu-follower.ts';
 export interface SignerService {
   /** Resolves when the token has failed: the module must be initialised anew, which takes a new process. */
   readonly failed: Promise<Error>;
+  /** A call into the module does not come back: the process cannot end by itself, and is to be killed after the stop. */
+  readonly stuck: boolean;
   metrics(): Promise<unknown>;
   health(): Promise<readonly HealthItem[]>;
   /** @param reason for the journal */
   stop(reason: string): Promise<void>;
 }
 
-/** How long a process that cannot end in order says how it ends. */
+/** How long a signer that cannot end in order says how it ends. */
 const farewellMsMax = 500;
 
 /** The pool for the TSUs of a slot. @throws HSM_* */
@@ -149,7 +151,6 @@ const leaveToken = async (parts: LeavingParts, reason: string): Promise<void> =>
   if (pool.stuck || journal.stuck) {
     recordStop(journal.recorder, 'signer', reason);
     await Promise.race([Promise.allSettled([teller.end(), journal.recorder.close()]), delay(farewellMsMax)]);
-    process.kill(process.pid, 'SIGKILL');
     return;
   }
   await teller.end();
@@ -229,6 +230,9 @@ const serveSlot = async ({ config, log, hsm, slot, command, teller, eventClock }
 
   return {
     failed: Promise.race([Promise.race([pool.failed, follower.failed, journal.failed]).then(abandon), journal.handOver.then(leave)]),
+    get stuck() {
+      return pool.stuck || journal.stuck;
+    },
     metrics: () => metrics.registry.getMetricsAsJSON(),
     async health() {
       const stamping = membership.isMember ? `${pool.atOnce} at once, key ${current()?.keyLabel ?? 'none'}` : 'no TSU may stamp';

@@ -39,6 +39,10 @@ describe('a service process alone', () => {
     });
   }
 
+  test('that cannot write down the try of a PIN is to be started again: a disk that is full may have room later', async () => {
+    assert.equal((await run('full-disk', undefined)).code, exitTokenFailed);
+  });
+
   test('that gives up is told its own reason, and ends with an error', async () => {
     const { code, stdout } = await run('tell-reason-fail', undefined);
     assert.equal(stdout, 'reason: The token failed while it was used. fixture\n');

@@ -1,8 +1,9 @@
 /** What becomes of a PIN when C_Login fails: in this process, in those that come after it, and in those that run beside it. */
 import assert from 'node:assert/strict';
-import { readdirSync, rmSync, writeFileSync } from 'node:fs';
+import { createHash } from 'node:crypto';
+import { mkdirSync, readdirSync, rmSync, symlinkSync, utimesSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { test } from 'node:test';
+import { describe, type TestContext, test } from 'node:test';
 import { openModule } from '../../signer/pkcs11-module.ts';
 import { createRefusedPins } from '../../signer/refused-pins.ts';
 import { withoutFaultyModule } from '../support/faulty-module/build.ts';
@@ -13,6 +14,9 @@ import { until } from '../support/until.ts';
 
 const skip = withoutFaultyModule;
 const world = tokenWorld();
+
+/** What is remembered of PINs: the salt stays. */
+const recordsIn = (folder: string): string[] => readdirSync(folder).filter((name) => !name.endsWith('.salt'));
 
 /** What three processes, one after the other, get from a token whose C_Login fails with a code; and how often it was called. */
 const threeStarts = (t: Parameters<typeof world.script>[0], code: number, times?: number) => {
@@ -33,7 +37,7 @@ const threeStarts = (t: Parameters<typeof world.script>[0], code: number, times?
       module.close();
     }
   });
-  return { outcomes, calls: token.counters.loginCalls, left: readdirSync(refusedPinFolder) };
+  return { outcomes, calls: token.counters.loginCalls, left: recordsIn(refusedPinFolder) };
 };
 
 for (const [name, code] of [
@@ -90,13 +94,13 @@ test('a kill -9 during the login costs one more try, and not two; a login that w
   };
   await killed();
   assert.equal(await start().outcome, 'ok');
-  assert.deepEqual(readdirSync(refusedPinFolder), [], 'the slot is as good as before');
+  assert.deepEqual(recordsIn(refusedPinFolder), [], 'the slot is as good as before');
   await killed();
   await killed();
   const before = token.counters.loginCalls;
   assert.equal(await start().outcome, 'HSM_PIN_REFUSED');
   assert.equal(token.counters.loginCalls, before);
-  for (const name of readdirSync(refusedPinFolder)) rmSync(join(refusedPinFolder, name));
+  for (const name of recordsIn(refusedPinFolder)) rmSync(join(refusedPinFolder, name));
   assert.equal(await start().outcome, 'ok', 'once somebody has looked');
 });
 
@@ -120,16 +124,19 @@ test('a try that cannot be written down is not made', { skip }, (t) => {
   const token = faulty.token(world.slot.label);
   const folder = temporaryFolder();
   t.after(folder.remove);
-  const inTheWay = join(folder.path, 'file');
-  writeFileSync(inTheWay, '');
+  const refusedPinFolder = join(folder.path, 'refused');
+  symlinkSync('/proc/self/fdinfo', refusedPinFolder); // where nobody can make a file
   const module = openModule({
     modulePath: faulty.modulePath,
     environment: faulty.environment,
-    refusedPinFolder: join(inTheWay, 'refused'),
+    refusedPinFolder,
   });
   t.after(() => module.close());
-  assert.throws(() => module.login(world.slot), sigillo('CONFIG_UNREADABLE', /refused/));
+  assert.throws(() => module.login(world.slot), sigillo('HSM_PIN_UNRECORDED', /refused/));
   assert.equal(token.counters.loginCalls, 0);
+  rmSync(refusedPinFolder);
+  module.login(world.slot);
+  assert.equal(token.counters.loginCalls, 1, 'the disk has room again');
 });
 
 test('a try whose process is another one of the same number now has ended', { skip: process.platform !== 'linux' }, (t) => {
@@ -139,10 +146,72 @@ test('a try whose process is another one of the same number now has ended', { sk
   writeFileSync(pinFile, '1234\n');
   const refusedPinFolder = join(folder.path, 'refused');
   createRefusedPins(refusedPinFolder).begin('a', pinFile);
-  const [name] = readdirSync(refusedPinFolder);
+  const [name] = recordsIn(refusedPinFolder);
   const by = { pid: process.pid, startedTicks: '1' };
   const text = JSON.stringify({ by, label: 'a', pinFile, triedAt: new Date().toISOString() });
   writeFileSync(join(refusedPinFolder, name as string), text);
   createRefusedPins(refusedPinFolder).begin('a', pinFile).taken();
-  assert.deepEqual(readdirSync(refusedPinFolder), []);
+  assert.deepEqual(recordsIn(refusedPinFolder), []);
+});
+
+describe('what is remembered of a PIN', () => {
+  const pinOf = (t: TestContext) => {
+    const folder = temporaryFolder();
+    t.after(folder.remove);
+    const pinFile = join(folder.path, 'pin');
+    const refusedPinFolder = join(folder.path, 'refused');
+    const write = (pin: string, changedAt: number): void => {
+      writeFileSync(pinFile, `${pin}\n`);
+      utimesSync(pinFile, changedAt, changedAt);
+    };
+    write('1234', 1_700_000_000);
+    return { pinFile, refusedPinFolder, write, begin: () => createRefusedPins(refusedPinFolder).begin('a', pinFile) };
+  };
+  const refused = sigillo('HSM_PIN_REFUSED');
+
+  test('each PIN that was refused, until one is taken: an operator who tries two in turn locks no token', (t) => {
+    const { begin, write } = pinOf(t);
+    begin().refused('test');
+    write('5678', 1_700_000_001);
+    begin().refused('test');
+    write('1234', 1_700_000_002);
+    assert.throws(begin, refused);
+    write('9012', 1_700_000_002);
+    begin().taken();
+    write('1234', 1_700_000_003);
+    assert.equal(begin().pin, '1234');
+  });
+
+  test('two tries without a known end, whatever the time of the file', (t) => {
+    const { begin, write } = pinOf(t);
+    for (let n = 0; n < 2; n += 1) {
+      write('1234', 1_700_000_000 + n);
+      begin().unclear('test');
+    }
+    write('1234', 1_700_000_009);
+    assert.throws(begin, refused);
+  });
+
+  /** As releases have written it that knew a PIN by the time of its file. */
+  const digest = (text: string, digits: number): string => createHash('sha256').update(text).digest('hex').slice(0, digits);
+
+  test('a refusal of the older form counts as long as the file is as it was', (t) => {
+    const { pinFile, refusedPinFolder, begin, write } = pinOf(t);
+    mkdirSync(refusedPinFolder);
+    const record = { label: 'a', pinFile, changedAtMs: 1_700_000_000_000, refusedAt: new Date().toISOString(), reason: 'test' };
+    writeFileSync(join(refusedPinFolder, `${digest('a', 32)}.json`), JSON.stringify(record));
+    assert.throws(begin, refused);
+    write('5678', 1_700_000_001);
+    begin().taken();
+    assert.deepEqual(recordsIn(refusedPinFolder), []);
+  });
+
+  test('a try of the older form counts as one of two', (t) => {
+    const { pinFile, refusedPinFolder, begin } = pinOf(t);
+    mkdirSync(refusedPinFolder);
+    const text = JSON.stringify({ by: { pid: process.pid }, label: 'a', pinFile, triedAt: new Date().toISOString(), unclear: 'test' });
+    writeFileSync(join(refusedPinFolder, `${digest('a', 32)}.${digest(`${pinFile}\0${1_700_000_000_000}`, 16)}.try1`), text);
+    begin().unclear('test');
+    assert.throws(begin, refused);
+  });
 });
