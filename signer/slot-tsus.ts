@@ -17,7 +17,9 @@ import { readTsus, readTsusVersion, type TsuRecord } from '../queue/tsu-register
 import type { Approvals, ApprovedStep } from './approvals.ts';
 import { createApprovals } from './dual-control.ts';
 import type { OpenHsm } from './hsm-modules.ts';
+import { mayStampAt } from './lane-membership.ts';
 import type { HsmSlot } from './pkcs11-module.ts';
+import { describeError, isRefusal } from './slot-failure.ts';
 import type { Tsu } from './stamp-task.ts';
 import { findKey, selfTest } from './token-keys.ts';
 import { certificateIn, isOver, recordOfChain, TsuFolder, tsuId, useOfCertificate } from './tsu-folder.ts';
@@ -29,6 +31,13 @@ export interface SlotTsusOptions {
   readonly slot: HsmSlot;
   readonly log: Pick<Logger, 'warn' | 'error'>;
 }
+
+/** How soon a key is asked again to prove itself that the token has refused. Nothing tells when it would not refuse any more. */
+const proveAgainMs = 10_000;
+
+/** Whether it concerns the one key that was to prove itself; any other error is the token's. */
+const isOfKey = (error: unknown): error is SigilloError =>
+  error instanceof SigilloError && (error.code === 'HSM_SELFTEST_FAILED' || isRefusal(error));
 
 /** A TSU may be used no longer than its certificate and the rules say, whatever the register has (ETSI EN 319 421, 7.7.2). */
 const endOfUse = (certificate: X509Certificate, { activateAt, usableUntil }: { activateAt: Date; usableUntil: Date }): number => {
@@ -68,6 +77,8 @@ export class SlotTsus {
   readonly #agreed = new Set<string>();
   readonly #warned = new Set<string>();
   #version: string | undefined;
+  /** When the token has last refused a key that it has; Unix milliseconds. */
+  #refusedAtMs: number | undefined;
 
   /** @throws CONFIG_UNREADABLE, CONFIG_INVALID for the operators of dual control */
   constructor(options: SlotTsusOptions) {
@@ -79,19 +90,32 @@ export class SlotTsus {
 
   /**
    * Looks whether the register is another one, and hands over the TSUs that may stamp now or later, the one that was activated last
-   * first. When they are not taken over, the register is looked at again: it counts as seen only when `take` has succeeded.
+   * first. Those whose keys have proved themselves before are handed over before a new one is asked to: whatever the token says of that,
+   * what is over stamps no more. When they are not taken over, the register is looked at again: it counts as seen only when `take` has
+   * succeeded. A key that the token refuses is passed over and asked again, every ten seconds, as long as another TSU may stamp.
    *
    * @returns false while the register is what it was
-   * @throws what `take` throws; HSM_DEVICE and the like, when the token fails; what Redis says
+   * @throws what `take` throws; HSM_DEVICE and the like, when the token fails; HSM_REQUEST, HSM_SELFTEST_FAILED, when it refuses a key and
+   *   no other may stamp; what Redis says
    */
   async look(nowMs: number, take: (tsus: readonly Tsu[]) => void | Promise<void>): Promise<boolean> {
     const { redis } = this.#options;
-    if (this.#version !== undefined && (await readTsusVersion(redis)) === this.#version) return false;
+    // Either way, so that a clock that was put back delays nothing.
+    const isDue = this.#refusedAtMs !== undefined && Math.abs(nowMs - this.#refusedAtMs) >= proveAgainMs;
+    if (this.#version !== undefined && !isDue && (await readTsusVersion(redis)) === this.#version) return false;
     const { version, tsus } = await readTsus(redis);
-    const candidates = await this.#candidates(tsus);
-    const found = candidates.filter((tsu) => tsu.usableUntilMs >= nowMs && this.#isHere(tsu));
-    await take(found.toSorted((a, b) => b.activeFromMs - a.activeFromMs));
+    const usable = (await this.#candidates(tsus)).filter((tsu) => tsu.usableUntilMs >= nowMs);
+    const candidates = usable.toSorted((a, b) => b.activeFromMs - a.activeFromMs);
+    const proved = candidates.filter(({ id }) => this.#proved.has(id));
+    if (version !== this.#version) await take(proved);
+    const { found, refusal } = this.#prove(candidates);
+    if (found.length > proved.length) {
+      this.#version = undefined;
+      await take(found);
+    }
+    if (refusal !== undefined && !found.some((tsu) => mayStampAt(tsu, nowMs))) throw refusal;
     this.#version = version;
+    this.#refusedAtMs = refusal === undefined ? undefined : nowMs;
     return true;
   }
 
@@ -164,7 +188,25 @@ export class SlotTsus {
     this.#options.log.error({ token: this.#options.slot.label, ...detail }, message);
   }
 
-  /** Whether the key is in this token, and has proved itself. @throws what says that the token fails */
+  /** Those whose keys are in this token and have proved themselves; and what it has said first of a key that it refuses. @throws as isHere */
+  #prove(candidates: readonly Tsu[]): { readonly found: readonly Tsu[]; readonly refusal: SigilloError | undefined } {
+    let refusal: SigilloError | undefined;
+    const found = candidates.filter((tsu) => {
+      try {
+        return this.#isHere(tsu);
+      } catch (error) {
+        if (!isOfKey(error)) throw error;
+        this.#alarm(tsu.id, { key: tsu.keyLabel, err: error }, 'tsu: not used in this slot');
+        // Whatever rule of PKCS#11 the module sees broken, it is this key that it refuses.
+        const told = error.code === 'INTERNAL' ? `key "${tsu.keyLabel}": ${describeError(error)}` : undefined;
+        refusal ??= told === undefined ? error : new SigilloError('HSM_REQUEST', told, { cause: error });
+        return false;
+      }
+    });
+    return { found, refusal };
+  }
+
+  /** Whether the key is in this token, and has proved itself. @throws what says that the token fails, or refuses the key */
   #isHere(tsu: Tsu): boolean {
     const { module, slot } = this.#options;
     if (this.#proved.has(tsu.id)) return true;
