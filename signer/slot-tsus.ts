@@ -7,6 +7,7 @@
  * no other from its turn.
  */
 import { hash, X509Certificate } from 'node:crypto';
+import type { Session } from 'graphene-pk11';
 import { SigilloError } from '../config/errors.ts';
 import type { Config } from '../config/schema.ts';
 import type { Logger } from '../observability/log.ts';
@@ -18,6 +19,7 @@ import type { Approvals, ApprovedStep } from './approvals.ts';
 import { createApprovals } from './dual-control.ts';
 import type { OpenHsm } from './hsm-modules.ts';
 import { mayStampAt } from './lane-membership.ts';
+import { ckrCode, classifyPkcs11Error, sessionCountReached } from './pkcs11-errors.ts';
 import type { HsmSlot } from './pkcs11-module.ts';
 import { describeError, isRefusal } from './slot-failure.ts';
 import type { Tsu } from './stamp-task.ts';
@@ -35,9 +37,11 @@ export interface SlotTsusOptions {
 /** How soon a key is asked again to prove itself that the token has refused. Nothing tells when it would not refuse any more. */
 const proveAgainMs = 10_000;
 
+const hasNoRoom = (error: unknown): boolean => ckrCode(error) === sessionCountReached;
+
 /** Whether it concerns the one key that was to prove itself; any other error is the token's. */
 const isOfKey = (error: unknown): error is SigilloError =>
-  error instanceof SigilloError && (error.code === 'HSM_SELFTEST_FAILED' || isRefusal(error));
+  error instanceof SigilloError && (error.code === 'HSM_SELFTEST_FAILED' || isRefusal(error) || hasNoRoom(error));
 
 /** A TSU may be used no longer than its certificate and the rules say, whatever the register has (ETSI EN 319 421, 7.7.2). */
 const endOfUse = (certificate: X509Certificate, { activateAt, usableUntil }: { activateAt: Date; usableUntil: Date }): number => {
@@ -206,22 +210,45 @@ export class SlotTsus {
     return { found, refusal };
   }
 
-  /** Whether the key is in this token, and has proved itself. @throws what says that the token fails, or refuses the key */
+  /** Whether the key is in this token, and has proved itself. @throws what says that the token fails, or refuses the key or a session for it */
   #isHere(tsu: Tsu): boolean {
-    const { module, slot } = this.#options;
     if (this.#proved.has(tsu.id)) return true;
-    const session = module.openSession(slot.label, { readWrite: false });
     try {
-      const key = findKey(session, tsu.keyLabel, tsu.scheme);
-      if (key === undefined) return false;
-      selfTest(key, new X509Certificate(tsu.chain[0] as Uint8Array), tsu.signatureDigest);
-      this.#proved.add(tsu.id);
-      return true;
+      const isProved = this.#withSession((session) => {
+        const key = findKey(session, tsu.keyLabel, tsu.scheme);
+        if (key !== undefined) selfTest(key, new X509Certificate(tsu.chain[0] as Uint8Array), tsu.signatureDigest);
+        return key !== undefined;
+      });
+      if (isProved) this.#proved.add(tsu.id);
+      return isProved;
     } catch (error) {
       // Of another token or host that gave its key the same name; or somebody has changed what they should not have.
       if (!(error instanceof SigilloError) || error.code !== 'HSM_KEY_MISMATCH') throw error;
       this.#alarm(tsu.id, { key: tsu.keyLabel, err: error }, 'tsu: not used in this slot');
       return false;
+    }
+  }
+
+  /**
+   * Gives a session to a step that ends every operation it begins. A token that is full has one that keeps the login; when that is lost,
+   * it has no room, which is no failure of the token.
+   */
+  #withSession<T>(step: (session: Session) => T): T {
+    const { module, slot } = this.#options;
+    let session: Session;
+    try {
+      session = module.openSession(slot.label, { readWrite: false });
+    } catch (noRoom) {
+      const held = hasNoRoom(noRoom) ? module.loginSession(slot.label) : undefined;
+      if (held === undefined) throw noRoom;
+      try {
+        return step(held);
+      } catch (error) {
+        throw classifyPkcs11Error(error) === 'session' ? noRoom : error;
+      }
+    }
+    try {
+      return step(session);
     } finally {
       session.close();
     }

@@ -151,4 +151,38 @@ describe('the TSUs of a slot, and a key that the token does not sign with', { sk
       refused.clear();
     }
   });
+
+  test('a token that is full has the new key prove itself all the same, and needs no session for it', async () => {
+    const { lookAt } = signer();
+    token.limitSessions(token.counters.sessions);
+    assert.deepEqual((await lookAt(0)).at(-1), [second, first]);
+    assert.deepEqual(alarms, []);
+  });
+
+  test('a token that is full and has lost the session that is held anyway: the new key waits until there is room', async () => {
+    const { lookAt } = signer();
+    refuseSecond(pkcs11.CKR_KEY_FUNCTION_NOT_PERMITTED);
+    assert.deepEqual((await lookAt(0)).at(-1), [first]);
+    faulty.reset();
+    const full = token.fail('C_OpenSession', pkcs11.CKR_SESSION_COUNT);
+    const lost = token.fail('C_FindObjectsInit', pkcs11.CKR_SESSION_HANDLE_INVALID);
+    assert.deepEqual(await lookAt(10_000), []);
+    assert.ok(full.struck > 0 && lost.struck > 0);
+    full.clear();
+    lost.clear();
+    assert.deepEqual(await lookAt(20_000), [[second, first]]);
+  });
+
+  test('a session that is lost elsewhere is the failure of the slot that it was', async () => {
+    const { lookAt } = signer();
+    token.fail('C_FindObjectsInit', pkcs11.CKR_SESSION_HANDLE_INVALID);
+    await assert.rejects(lookAt(0), { code: 'HSM_DEVICE' });
+  });
+
+  test('without any TSU that may stamp, a token that is full has failed', async () => {
+    const { lookAt } = signer();
+    token.fail('C_OpenSession', pkcs11.CKR_SESSION_COUNT);
+    token.fail('C_FindObjectsInit', pkcs11.CKR_SESSION_HANDLE_INVALID);
+    await assert.rejects(lookAt(0), { code: 'HSM_DEVICE', message: /CKR_SESSION_COUNT/ });
+  });
 });
