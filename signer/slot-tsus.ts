@@ -98,11 +98,12 @@ export class SlotTsus {
    * what is over stamps no more. When they are not taken over, the register is looked at again: it counts as seen only when `take` has
    * succeeded. A key that the token refuses is passed over and asked again, every ten seconds, as long as another TSU may stamp.
    *
-   * @returns false while the register is what it was
+   * @param signal when it is aborted, the token is asked nothing any more: the module may be finalised
+   * @returns false while the register is what it was, or when it was aborted
    * @throws what `take` throws; HSM_DEVICE and the like, when the token fails; HSM_REQUEST, HSM_SELFTEST_FAILED, when it refuses a key and
    *   no other may stamp; what Redis says
    */
-  async look(nowMs: number, take: (tsus: readonly Tsu[]) => void | Promise<void>): Promise<boolean> {
+  async look(nowMs: number, take: (tsus: readonly Tsu[]) => void | Promise<void>, signal?: AbortSignal): Promise<boolean> {
     const { redis } = this.#options;
     // Either way, so that a clock that was put back delays nothing.
     const isDue = this.#refusedAtMs !== undefined && Math.abs(nowMs - this.#refusedAtMs) >= proveAgainMs;
@@ -112,6 +113,7 @@ export class SlotTsus {
     const candidates = usable.toSorted((a, b) => b.activeFromMs - a.activeFromMs);
     const proved = candidates.filter(({ id }) => this.#proved.has(id));
     if (version !== this.#version) await take(proved);
+    if (signal?.aborted === true) return false;
     const { found, refusal } = this.#prove(candidates);
     if (found.length > proved.length) {
       this.#version = undefined;

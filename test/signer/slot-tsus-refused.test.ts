@@ -185,4 +185,15 @@ describe('the TSUs of a slot, and a key that the token does not sign with', { sk
     token.fail('C_FindObjectsInit', pkcs11.CKR_SESSION_HANDLE_INVALID);
     await assert.rejects(lookAt(0), { code: 'HSM_DEVICE', message: /CKR_SESSION_COUNT/ });
   });
+
+  test('a signer that stops meanwhile asks the token nothing any more', async () => {
+    const { config, module, hsm } = world;
+    const slotTsus = new SlotTsus({ config, redis, module, slot: slotForPurpose(hsm, 'timestamp'), log });
+    const stopping = new AbortController();
+    const asked = token.fail('C_GetTokenInfo', pkcs11.CKR_CRYPTOKI_NOT_INITIALIZED);
+    const look = slotTsus.look(start.getTime(), () => undefined, stopping.signal);
+    stopping.abort();
+    assert.equal(await look, false);
+    assert.equal(asked.calls, 0);
+  });
 });
