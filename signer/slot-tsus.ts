@@ -23,7 +23,7 @@ import { ckrCode, classifyPkcs11Error, sessionCountReached } from './pkcs11-erro
 import type { HsmSlot } from './pkcs11-module.ts';
 import { describeError, isRefusal } from './slot-failure.ts';
 import type { Tsu } from './stamp-task.ts';
-import { findKey, selfTest } from './token-keys.ts';
+import { findKey, findKeyCopy, selfTest } from './token-keys.ts';
 import { certificateIn, isOver, recordOfChain, TsuFolder, tsuId, useOfCertificate } from './tsu-folder.ts';
 
 export interface SlotTsusOptions {
@@ -75,8 +75,8 @@ export class SlotTsus {
   readonly #options: SlotTsusOptions;
   readonly #folder: TsuFolder;
   readonly #approvals: Pick<Approvals, 'agreed'>;
-  /** Those that have proved their keys in this token. */
-  readonly #proved = new Set<string>();
+  /** Those that have proved their keys in this token, and the labels that these have here. */
+  readonly #proved = new Map<string, string>();
   /** Records whose activation was found to be agreed to: a Redis that comes back empty has no ceremonies any more. */
   readonly #agreed = new Set<string>();
   readonly #warned = new Set<string>();
@@ -111,10 +111,11 @@ export class SlotTsus {
     const { version, tsus } = await readTsus(redis);
     const usable = (await this.#candidates(tsus)).filter((tsu) => tsu.usableUntilMs >= nowMs);
     const candidates = usable.toSorted((a, b) => b.activeFromMs - a.activeFromMs);
-    const proved = candidates.filter(({ id }) => this.#proved.has(id));
+    const proved = this.#provedOf(candidates);
     if (version !== this.#version) await take(proved);
     if (signal?.aborted === true) return false;
-    const { found, refusal } = this.#prove(candidates);
+    const refusal = this.#prove(candidates);
+    const found = this.#provedOf(candidates);
     if (found.length > proved.length) {
       this.#version = undefined;
       await take(found);
@@ -194,40 +195,46 @@ export class SlotTsus {
     this.#options.log.error({ token: this.#options.slot.label, ...detail }, message);
   }
 
-  /** Those whose keys are in this token and have proved themselves; and what it has said first of a key that it refuses. @throws as isHere */
-  #prove(candidates: readonly Tsu[]): { readonly found: readonly Tsu[]; readonly refusal: SigilloError | undefined } {
+  /** Those whose keys have proved themselves, as this token has them. */
+  #provedOf(tsus: readonly Tsu[]): Tsu[] {
+    return tsus.flatMap((tsu) => {
+      const keyLabel = this.#proved.get(tsu.id);
+      return keyLabel === undefined ? [] : [{ ...tsu, keyLabel }];
+    });
+  }
+
+  /** Has those prove their keys that have not yet. @returns what the token has said first of a key that it refuses. @throws as proveOne */
+  #prove(tsus: readonly Tsu[]): SigilloError | undefined {
     let refusal: SigilloError | undefined;
-    const found = candidates.filter((tsu) => {
+    for (const tsu of tsus.filter(({ id }) => !this.#proved.has(id))) {
       try {
-        return this.#isHere(tsu);
+        this.#proveOne(tsu);
       } catch (error) {
         if (!isOfKey(error)) throw error;
         this.#alarm(tsu.id, { key: tsu.keyLabel, err: error }, 'tsu: not used in this slot');
         // Whatever rule of PKCS#11 the module sees broken, it is this key that it refuses.
         const told = error.code === 'INTERNAL' ? `key "${tsu.keyLabel}": ${describeError(error)}` : undefined;
         refusal ??= told === undefined ? error : new SigilloError('HSM_REQUEST', told, { cause: error });
-        return false;
       }
-    });
-    return { found, refusal };
+    }
+    return refusal;
   }
 
-  /** Whether the key is in this token, and has proved itself. @throws what says that the token fails, or refuses the key or a session for it */
-  #isHere(tsu: Tsu): boolean {
-    if (this.#proved.has(tsu.id)) return true;
+  /** Has the key of a TSU prove itself, if it is in this token. @throws what says that the token fails, or refuses the key or a session for it */
+  #proveOne({ id, keyLabel, scheme, chain, signatureDigest }: Tsu): void {
+    const certificate = new X509Certificate(chain[0] as Uint8Array);
     try {
-      const isProved = this.#withSession((session) => {
-        const key = findKey(session, tsu.keyLabel, tsu.scheme);
-        if (key !== undefined) selfTest(key, new X509Certificate(tsu.chain[0] as Uint8Array), tsu.signatureDigest);
-        return key !== undefined;
+      this.#withSession((session) => {
+        const spki = certificate.publicKey.export({ format: 'der', type: 'spki' });
+        const key = findKey(session, keyLabel, scheme) ?? findKeyCopy(session, spki, scheme);
+        if (key === undefined) return;
+        selfTest(key, certificate, signatureDigest);
+        this.#proved.set(id, key.label);
       });
-      if (isProved) this.#proved.add(tsu.id);
-      return isProved;
     } catch (error) {
       // Of another token or host that gave its key the same name; or somebody has changed what they should not have.
       if (!(error instanceof SigilloError) || error.code !== 'HSM_KEY_MISMATCH') throw error;
-      this.#alarm(tsu.id, { key: tsu.keyLabel, err: error }, 'tsu: not used in this slot');
-      return false;
+      this.#alarm(id, { key: keyLabel, err: error }, 'tsu: not used in this slot');
     }
   }
 
@@ -235,7 +242,7 @@ export class SlotTsus {
    * Gives a session to a step that ends every operation it begins. A token that is full has one that keeps the login; when that is lost,
    * it has no room, which is no failure of the token.
    */
-  #withSession<T>(step: (session: Session) => T): T {
+  #withSession(step: (session: Session) => void): void {
     const { module, slot } = this.#options;
     let session: Session;
     try {
@@ -244,13 +251,14 @@ export class SlotTsus {
       const held = hasNoRoom(noRoom) ? module.loginSession(slot.label) : undefined;
       if (held === undefined) throw noRoom;
       try {
-        return step(held);
+        step(held);
+        return;
       } catch (error) {
         throw classifyPkcs11Error(error) === 'session' ? noRoom : error;
       }
     }
     try {
-      return step(session);
+      step(session);
     } finally {
       session.close();
     }

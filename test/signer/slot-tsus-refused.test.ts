@@ -4,9 +4,11 @@ import { after, before, beforeEach, describe, test } from 'node:test';
 import type { Redis } from 'ioredis';
 import { pino } from 'pino';
 import pkcs11 from 'pkcs11js';
+import { keyScheme } from '../../pki/algorithms.ts';
 import { readTsus, type TsuRecord, tsuRegisterKeys } from '../../queue/tsu-register.ts';
 import { embeddedModule, slotForPurpose } from '../../signer/pkcs11-module.ts';
 import { SlotTsus } from '../../signer/slot-tsus.ts';
+import { findKey, type TokenKey } from '../../signer/token-keys.ts';
 import { withoutFaultyModule } from '../support/faulty-module/build.ts';
 import { FaultyModule } from '../support/faulty-module/faulty-module.ts';
 import type { FaultyToken } from '../support/faulty-module/faulty-token.ts';
@@ -195,5 +197,22 @@ describe('the TSUs of a slot, and a key that the token does not sign with', { sk
     stopping.abort();
     assert.equal(await look, false);
     assert.equal(asked.calls, 0);
+  });
+
+  test('a key that has another label in this token is the key all the same, and is handed over with that label', async () => {
+    const { module, label: slot } = world;
+    const session = module.openSession(slot, { readWrite: true });
+    const { privateHandle } = findKey(session, second, keyScheme('ec-p256')) as TokenKey;
+    const rename = (to: string) =>
+      session.lib.C_SetAttributeValue(session.handle, privateHandle, [{ type: pkcs11.CKA_LABEL, value: Buffer.from(to) }]);
+    rename('cloned');
+    assert.deepEqual((await signer().lookAt(0)).at(-1), ['cloned', first]);
+    // The third look for objects is that by the public half, when the label has brought neither half.
+    token.fail('C_FindObjectsInit', pkcs11.CKR_ATTRIBUTE_TYPE_INVALID, { every: 3, times: 1 });
+    assert.deepEqual((await signer().lookAt(0)).at(-1), [first], 'a token that does not look for that has no copy');
+    assert.deepEqual(alarms, []);
+    faulty.reset();
+    rename(second);
+    session.close();
   });
 });
