@@ -52,3 +52,11 @@ export const subjectPublicKeyBits = (spki: Der): Uint8Array => {
  * id-RSASSA-PSS, and for the curves of the house the length of the point tells the curve.
  */
 export const samePublicKey = (a: Der, b: Der): boolean => Buffer.compare(subjectPublicKeyBits(a), subjectPublicKeyBits(b)) === 0;
+
+/** The modulus of an RSA key, without a sign octet. @throws DerError */
+export const rsaModulus = (spki: Der): Uint8Array => {
+  const bits = subjectPublicKeyBits(spki);
+  const reader = new DerReader(bits).enter(tag.sequence);
+  reader.next(tag.integer);
+  return bits.subarray(reader.contentStart + (bits[reader.contentStart] === 0 ? 1 : 0), reader.contentEnd);
+};

@@ -55,6 +55,7 @@ export const openHsm = (hsm: Hsm): OpenHsm => {
     findSlot: (label) => moduleByLabel(label).findSlot(label),
     login: (slot) => moduleOf(slot).login(slot),
     openSession: (label, options) => moduleByLabel(label).openSession(label, options),
+    loginSession: (label) => moduleByLabel(label).loginSession(label),
     sessionLimit: (label) => moduleByLabel(label).sessionLimit(label),
     close() {
       for (const { module } of open.values()) module.close();

@@ -8,7 +8,7 @@ import type { KeyScheme } from '../pki/algorithms.ts';
 import type { Der } from '../pki/der.ts';
 import { samePublicKey } from '../pki/public-key.ts';
 import { callingHsm } from './pkcs11-errors.ts';
-import { findKey, findObjects, keyState, type TokenKey } from './token-keys.ts';
+import { findKey, findKeyCopy, findObjects, keyState, type TokenKey } from './token-keys.ts';
 import { requireLogin } from './token-login.ts';
 
 /** A pair by its label, and the public key that it must have. */
@@ -74,15 +74,20 @@ export const destroyRemains = (session: Session, label: string, whose?: DoomedKe
   destroyObjects(session, label);
 };
 
-/** The same key in another slot. One of another type or size under its label is another one. */
-const findCopy = (session: Session, { label, scheme, spki }: DoomedKey): TokenKey | undefined => {
+/** The key of this label, unless it is of another type or size: then it is another one. */
+const findNamed = (session: Session, { label, scheme }: DoomedKey): TokenKey | undefined => {
   try {
-    const key = findKey(session, label, scheme);
-    return key !== undefined && samePublicKey(key.spki, spki) ? key : undefined;
+    return findKey(session, label, scheme);
   } catch (error) {
     if (error instanceof SigilloError && error.code === 'HSM_KEY_MISMATCH') return undefined;
     throw error;
   }
+};
+
+/** The same key in another slot, whatever it is called there. @throws HSM_KEY_MISMATCH when it shares its label with another one */
+const findCopy = (session: Session, key: DoomedKey): TokenKey | undefined => {
+  const named = findNamed(session, key);
+  return named !== undefined && samePublicKey(named.spki, key.spki) ? named : findKeyCopy(session, key.spki, key.scheme);
 };
 
 /** A session on another slot, read-write. */
@@ -94,13 +99,14 @@ export interface OtherSlot {
 /**
  * Destroys the copies of a pair in other slots: what is told as destroyed must sign nowhere. A key of this label that is another one
  * stays.
- * @throws HSM_LOGIN_LOST, HSM_DEVICE when a slot does not show what it has: then nobody can say that the key is gone
+ * @throws HSM_LOGIN_LOST, HSM_DEVICE when a slot does not show what it has, HSM_KEY_MISMATCH when it has the key under a label that another
+ * one has too: then nobody can say that the key is gone
  */
 export const destroyCopies = (slots: readonly OtherSlot[], key: DoomedKey): string[] =>
   slots.flatMap(({ label, session }) => {
     requireLogin(session);
     const copy = findCopy(session, key);
     if (copy === undefined) return [];
-    destroyObjects(session, key.label);
+    destroyObjects(session, copy.label);
     return [label];
   });

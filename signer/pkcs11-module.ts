@@ -120,6 +120,11 @@ export interface HsmModule {
   login(slot: HsmSlot): void;
   /** A session of its own; the caller closes it. */
   openSession(label: string, options: { readWrite: boolean }): Session;
+  /**
+   * The session that keeps the login, read-only: for a token that has no room for another. It idles for weeks, so the token may have
+   * closed it meanwhile. Nobody closes it, and whoever uses it leaves no operation in it. Undefined without a login.
+   */
+  loginSession(label: string): Session | undefined;
   /** Sessions that a token allows at once; undefined when it sets no limit, or does not say. @throws HSM_TOKEN_MISSING */
   sessionLimit(label: string): number | undefined;
   /** C_Finalize and unload, for short-lived programs only: it pulls the module from under every thread. */
@@ -308,6 +313,10 @@ export const openModule = ({ modulePath, environment, refusedPinFolder }: Module
     }
     logins.set(slot.label, { session });
   };
+  const loginSession = (label: string): Session | undefined => {
+    const known = logins.get(label);
+    return known !== undefined && 'session' in known ? known.session : undefined;
+  };
   const sessionLimit = (label: string): number | undefined => {
     const { maxSessionCount } = findSlot(label).getToken();
     // CK_EFFECTIVELY_INFINITE is 0, and CK_UNAVAILABLE_INFORMATION all ones (PKCS#11 v3.1, 3.2).
@@ -325,6 +334,7 @@ export const openModule = ({ modulePath, environment, refusedPinFolder }: Module
     findSlot,
     login,
     openSession,
+    loginSession,
     sessionLimit,
     close,
   };

@@ -7,6 +7,7 @@
  * no other from its turn.
  */
 import { hash, X509Certificate } from 'node:crypto';
+import type { Session } from 'graphene-pk11';
 import { SigilloError } from '../config/errors.ts';
 import type { Config } from '../config/schema.ts';
 import type { Logger } from '../observability/log.ts';
@@ -17,9 +18,12 @@ import { readTsus, readTsusVersion, type TsuRecord } from '../queue/tsu-register
 import type { Approvals, ApprovedStep } from './approvals.ts';
 import { createApprovals } from './dual-control.ts';
 import type { OpenHsm } from './hsm-modules.ts';
+import { mayStampAt } from './lane-membership.ts';
+import { ckrCode, classifyPkcs11Error, sessionCountReached } from './pkcs11-errors.ts';
 import type { HsmSlot } from './pkcs11-module.ts';
+import { describeError, isRefusal } from './slot-failure.ts';
 import type { Tsu } from './stamp-task.ts';
-import { findKey, selfTest } from './token-keys.ts';
+import { findKey, findKeyCopy, selfTest } from './token-keys.ts';
 import { certificateIn, isOver, recordOfChain, TsuFolder, tsuId, useOfCertificate } from './tsu-folder.ts';
 
 export interface SlotTsusOptions {
@@ -29,6 +33,15 @@ export interface SlotTsusOptions {
   readonly slot: HsmSlot;
   readonly log: Pick<Logger, 'warn' | 'error'>;
 }
+
+/** How soon a key is asked again to prove itself that the token has refused. Nothing tells when it would not refuse any more. */
+const proveAgainMs = 10_000;
+
+const hasNoRoom = (error: unknown): boolean => ckrCode(error) === sessionCountReached;
+
+/** Whether it concerns the one key that was to prove itself; any other error is the token's. */
+const isOfKey = (error: unknown): error is SigilloError =>
+  error instanceof SigilloError && (error.code === 'HSM_SELFTEST_FAILED' || isRefusal(error) || hasNoRoom(error));
 
 /** A TSU may be used no longer than its certificate and the rules say, whatever the register has (ETSI EN 319 421, 7.7.2). */
 const endOfUse = (certificate: X509Certificate, { activateAt, usableUntil }: { activateAt: Date; usableUntil: Date }): number => {
@@ -62,12 +75,14 @@ export class SlotTsus {
   readonly #options: SlotTsusOptions;
   readonly #folder: TsuFolder;
   readonly #approvals: Pick<Approvals, 'agreed'>;
-  /** Those that have proved their keys in this token. */
-  readonly #proved = new Set<string>();
+  /** Those that have proved their keys in this token, and the labels that these have here. */
+  readonly #proved = new Map<string, string>();
   /** Records whose activation was found to be agreed to: a Redis that comes back empty has no ceremonies any more. */
   readonly #agreed = new Set<string>();
   readonly #warned = new Set<string>();
   #version: string | undefined;
+  /** When the token has last refused a key that it has; Unix milliseconds. */
+  #refusedAtMs: number | undefined;
 
   /** @throws CONFIG_UNREADABLE, CONFIG_INVALID for the operators of dual control */
   constructor(options: SlotTsusOptions) {
@@ -79,19 +94,35 @@ export class SlotTsus {
 
   /**
    * Looks whether the register is another one, and hands over the TSUs that may stamp now or later, the one that was activated last
-   * first. When they are not taken over, the register is looked at again: it counts as seen only when `take` has succeeded.
+   * first. Those whose keys have proved themselves before are handed over before a new one is asked to: whatever the token says of that,
+   * what is over stamps no more. When they are not taken over, the register is looked at again: it counts as seen only when `take` has
+   * succeeded. A key that the token refuses is passed over and asked again, every ten seconds, as long as another TSU may stamp.
    *
-   * @returns false while the register is what it was
-   * @throws what `take` throws; HSM_DEVICE and the like, when the token fails; what Redis says
+   * @param signal when it is aborted, the token is asked nothing any more: the module may be finalised
+   * @returns false while the register is what it was, or when it was aborted
+   * @throws what `take` throws; HSM_DEVICE and the like, when the token fails; HSM_REQUEST, HSM_SELFTEST_FAILED, when it refuses a key and
+   *   no other may stamp; what Redis says
    */
-  async look(nowMs: number, take: (tsus: readonly Tsu[]) => void | Promise<void>): Promise<boolean> {
+  async look(nowMs: number, take: (tsus: readonly Tsu[]) => void | Promise<void>, signal?: AbortSignal): Promise<boolean> {
     const { redis } = this.#options;
-    if (this.#version !== undefined && (await readTsusVersion(redis)) === this.#version) return false;
+    // Either way, so that a clock that was put back delays nothing.
+    const isDue = this.#refusedAtMs !== undefined && Math.abs(nowMs - this.#refusedAtMs) >= proveAgainMs;
+    if (this.#version !== undefined && !isDue && (await readTsusVersion(redis)) === this.#version) return false;
     const { version, tsus } = await readTsus(redis);
-    const candidates = await this.#candidates(tsus);
-    const found = candidates.filter((tsu) => tsu.usableUntilMs >= nowMs && this.#isHere(tsu));
-    await take(found.toSorted((a, b) => b.activeFromMs - a.activeFromMs));
+    const usable = (await this.#candidates(tsus)).filter((tsu) => tsu.usableUntilMs >= nowMs);
+    const candidates = usable.toSorted((a, b) => b.activeFromMs - a.activeFromMs);
+    const proved = this.#provedOf(candidates);
+    if (version !== this.#version) await take(proved);
+    if (signal?.aborted === true) return false;
+    const refusal = this.#prove(candidates);
+    const found = this.#provedOf(candidates);
+    if (found.length > proved.length) {
+      this.#version = undefined;
+      await take(found);
+    }
+    if (refusal !== undefined && !found.some((tsu) => mayStampAt(tsu, nowMs))) throw refusal;
     this.#version = version;
+    this.#refusedAtMs = refusal === undefined ? undefined : nowMs;
     return true;
   }
 
@@ -164,22 +195,70 @@ export class SlotTsus {
     this.#options.log.error({ token: this.#options.slot.label, ...detail }, message);
   }
 
-  /** Whether the key is in this token, and has proved itself. @throws what says that the token fails */
-  #isHere(tsu: Tsu): boolean {
-    const { module, slot } = this.#options;
-    if (this.#proved.has(tsu.id)) return true;
-    const session = module.openSession(slot.label, { readWrite: false });
+  /** Those whose keys have proved themselves, as this token has them. */
+  #provedOf(tsus: readonly Tsu[]): Tsu[] {
+    return tsus.flatMap((tsu) => {
+      const keyLabel = this.#proved.get(tsu.id);
+      return keyLabel === undefined ? [] : [{ ...tsu, keyLabel }];
+    });
+  }
+
+  /** Has those prove their keys that have not yet. @returns what the token has said first of a key that it refuses. @throws as proveOne */
+  #prove(tsus: readonly Tsu[]): SigilloError | undefined {
+    let refusal: SigilloError | undefined;
+    for (const tsu of tsus.filter(({ id }) => !this.#proved.has(id))) {
+      try {
+        this.#proveOne(tsu);
+      } catch (error) {
+        if (!isOfKey(error)) throw error;
+        this.#alarm(tsu.id, { key: tsu.keyLabel, err: error }, 'tsu: not used in this slot');
+        // Whatever rule of PKCS#11 the module sees broken, it is this key that it refuses.
+        const told = error.code === 'INTERNAL' ? `key "${tsu.keyLabel}": ${describeError(error)}` : undefined;
+        refusal ??= told === undefined ? error : new SigilloError('HSM_REQUEST', told, { cause: error });
+      }
+    }
+    return refusal;
+  }
+
+  /** Has the key of a TSU prove itself, if it is in this token. @throws what says that the token fails, or refuses the key or a session for it */
+  #proveOne({ id, keyLabel, scheme, chain, signatureDigest }: Tsu): void {
+    const certificate = new X509Certificate(chain[0] as Uint8Array);
     try {
-      const key = findKey(session, tsu.keyLabel, tsu.scheme);
-      if (key === undefined) return false;
-      selfTest(key, new X509Certificate(tsu.chain[0] as Uint8Array), tsu.signatureDigest);
-      this.#proved.add(tsu.id);
-      return true;
+      this.#withSession((session) => {
+        const spki = certificate.publicKey.export({ format: 'der', type: 'spki' });
+        const key = findKey(session, keyLabel, scheme) ?? findKeyCopy(session, spki, scheme);
+        if (key === undefined) return;
+        selfTest(key, certificate, signatureDigest);
+        this.#proved.set(id, key.label);
+      });
     } catch (error) {
       // Of another token or host that gave its key the same name; or somebody has changed what they should not have.
       if (!(error instanceof SigilloError) || error.code !== 'HSM_KEY_MISMATCH') throw error;
-      this.#alarm(tsu.id, { key: tsu.keyLabel, err: error }, 'tsu: not used in this slot');
-      return false;
+      this.#alarm(id, { key: keyLabel, err: error }, 'tsu: not used in this slot');
+    }
+  }
+
+  /**
+   * Gives a session to a step that ends every operation it begins. A token that is full has one that keeps the login; when that is lost,
+   * it has no room, which is no failure of the token.
+   */
+  #withSession(step: (session: Session) => void): void {
+    const { module, slot } = this.#options;
+    let session: Session;
+    try {
+      session = module.openSession(slot.label, { readWrite: false });
+    } catch (noRoom) {
+      const held = hasNoRoom(noRoom) ? module.loginSession(slot.label) : undefined;
+      if (held === undefined) throw noRoom;
+      try {
+        step(held);
+        return;
+      } catch (error) {
+        throw classifyPkcs11Error(error) === 'session' ? noRoom : error;
+      }
+    }
+    try {
+      step(session);
     } finally {
       session.close();
     }

@@ -11,7 +11,7 @@ import pkcs11 from 'pkcs11js';
 import { invariant, SigilloError } from '../config/errors.ts';
 import { defaultDigest, type KeyScheme, type SignatureDigest } from '../pki/algorithms.ts';
 import type { Der } from '../pki/der.ts';
-import { ecParameters, ecPublicKeyInfo, rsaPublicKeyInfo, samePublicKey } from '../pki/public-key.ts';
+import { ecParameters, ecPublicKeyInfo, rsaModulus, rsaPublicKeyInfo, samePublicKey, subjectPublicKeyBits } from '../pki/public-key.ts';
 import { allowedMechanism, createSignInput, rawSignatureOctets, signatureValue, signMechanism } from './mechanisms.ts';
 import { callingHsm, classifyPkcs11Error } from './pkcs11-errors.ts';
 import { requireLogin } from './token-login.ts';
@@ -140,6 +140,43 @@ export const findKey = (session: Session, label: string, scheme: KeyScheme): Tok
     const id = attributeOf(pair.privateKey, pkcs11.CKA_ID) ?? Buffer.alloc(0);
     return { label, id, scheme, spki, privateHandle, sign: signer(session, privateHandle, label, scheme) };
   });
+
+/** Private halves of a public key. With an EC key only the public half tells the point, and the CKA_ID is common to both. */
+const privateHalves = (session: Session, spki: Der, scheme: KeyScheme): SessionObject[] => {
+  if (scheme.kind !== 'ecdsa') return findObjects(session, { class: ObjectClass.PRIVATE_KEY, modulus: Buffer.from(rsaModulus(spki)) });
+  const point = subjectPublicKeyBits(spki);
+  const pointEC = Buffer.concat([Buffer.of(0x04, point.length), point]);
+  return findObjects(session, { class: ObjectClass.PUBLIC_KEY, pointEC }).flatMap((half) => {
+    const id = attributeOf(half, pkcs11.CKA_ID);
+    return id === undefined ? [] : findObjects(session, { class: ObjectClass.PRIVATE_KEY, id });
+  });
+};
+
+/** The same; none where the token does not look for keys by their public values. */
+const privateHalvesIfTold = (session: Session, spki: Der, scheme: KeyScheme): SessionObject[] => {
+  try {
+    return privateHalves(session, spki, scheme);
+  } catch (error) {
+    if (classifyPkcs11Error(error) === 'request') return [];
+    throw error;
+  }
+};
+
+/**
+ * This very key under another label, as a copy in another token may have: a key is what its public half says, not what it is called.
+ * Of a private half without a label of its own nothing is known.
+ * @throws HSM_KEY_MISMATCH when the label names two private keys
+ */
+export const findKeyCopy = (session: Session, spki: Der, scheme: KeyScheme): TokenKey | undefined => {
+  const labels = callingHsm('look for a copy of a key', () =>
+    privateHalvesIfTold(session, spki, scheme).flatMap((half) => attributeOf(half, pkcs11.CKA_LABEL)?.toString('utf8') ?? []),
+  );
+  for (const label of labels) {
+    const key = findKey(session, label, scheme);
+    if (key !== undefined && samePublicKey(key.spki, spki)) return key;
+  }
+  return undefined;
+};
 
 const ulongOctets = process.platform === 'win32' || process.arch === 'arm' || process.arch === 'ia32' ? 4 : 8;
 

@@ -30,6 +30,7 @@ export const firstTsus = async (slotTsus: Pick<SlotTsus, 'look'>, token: string,
 export interface TsuFollower {
   /** Resolves when the token fails, or what it needs to judge a TSU by: the slot is of no use then. */
   readonly failed: Promise<SigilloError>;
+  /** Asks the token nothing from here on, and takes nothing over. */
   stop(): void;
 }
 
@@ -54,20 +55,27 @@ export const followTsus = ({ slotTsus, log, first, publish, use, everyMs = follo
   const stopping = new AbortController();
   const failed = Promise.withResolvers<SigilloError>();
   const published = new Set(first.map(({ id }) => id));
+  const { signal } = stopping;
   const take = async (next: readonly Tsu[]): Promise<void> => {
+    // The pool and the token are closed, or about to be.
+    if (signal.aborted) return;
     const known = next.filter(({ id }) => published.has(id));
     use(known);
     if (known.length < next.length) {
       await publish();
+      if (signal.aborted) return;
       for (const { id } of next) published.add(id);
       use(next);
     }
     log.info({ tsus: next.map(({ keyLabel }) => keyLabel) }, 'signer: TSUs from now on');
   };
   const follow = async (): Promise<void> => {
-    while (!stopping.signal.aborted) {
-      await delay(everyMs, undefined, { signal: stopping.signal }).catch(() => undefined); // its end by the stop
-      await slotTsus.look(Date.now(), take).catch((error: unknown) => {
+    for (;;) {
+      await delay(everyMs, undefined, { signal }).catch(() => undefined); // its end by the stop
+      if (signal.aborted) return;
+      await slotTsus.look(Date.now(), take, signal).catch((error: unknown) => {
+        // Redis and the token are being left.
+        if (signal.aborted) return;
         if (error instanceof SigilloError && /^(HSM_|TSU_)/.test(error.code)) failed.resolve(error);
         else log.warn({ err: error }, 'signer: the register of TSUs cannot be taken over; it is tried again');
       });

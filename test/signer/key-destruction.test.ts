@@ -32,3 +32,13 @@ test('another key of the same label stays, a copy goes, and what shows as gone t
   assert.throws(() => destroyCopies([{ label: 'lost', session: lost }], doomed), { code: 'HSM_LOGIN_LOST' });
   assert.throws(() => destroyRemains(lost, label, doomed), { code: 'HSM_LOGIN_LOST' });
 });
+
+test('a copy that has another label in its slot goes too', { skip }, (t) => {
+  const { module } = world.open(t);
+  module.login(world.neighbour);
+  const session = module.openSession(world.neighbour.label, { readWrite: true });
+  const { spki } = findKey(session, label, scheme)!;
+  const doomed = { label: 'as it is called elsewhere', scheme, spki };
+  assert.deepEqual(destroyCopies([{ label: 'neighbour', session }], doomed), ['neighbour']);
+  assert.equal(keyState(session, label), 'absent');
+});

@@ -9,7 +9,7 @@ import { tsuAlgorithms } from '../../config/schema.ts';
 import { keyScheme, type SignatureDigest } from '../../pki/algorithms.ts';
 import { ensureEmbeddedTokens } from '../../signer/embedded-token.ts';
 import { embeddedModule, type HsmModule, openModule, resolveHsm, slotForPurpose } from '../../signer/pkcs11-module.ts';
-import { findKey, generateKeyPair, keyState, selfTest, type TokenKey } from '../../signer/token-keys.ts';
+import { findKey, findKeyCopy, generateKeyPair, keyState, selfTest, type TokenKey } from '../../signer/token-keys.ts';
 import { configOf, temporaryFolder, withoutSofthsm } from '../support/token-home.ts';
 
 const skip = withoutSofthsm;
@@ -97,6 +97,18 @@ test('a key that is not there, is of another type or size, or is there twice', {
   const other = generateKeyPair(session, { label: 'typed-2', scheme: p256 });
   module.lib.C_SetAttributeValue(session.handle, other.privateHandle, [{ type: pkcs11.CKA_LABEL, value: Buffer.from('typed') }]);
   assert.throws(() => findKey(session, 'typed', p256), code('HSM_KEY_MISMATCH', /more than one/));
+});
+
+test('a key is found by its public half, whatever its label is, and another key is not', { skip }, () => {
+  for (const algorithm of ['ec-p256', 'ec-p384', 'rsa-2048', 'rsa-pss-2048'] as const) {
+    const scheme = keyScheme(algorithm);
+    const { spki } = generateKeyPair(session, { label: `copy-${algorithm}`, scheme });
+    const copy = findKeyCopy(session, spki, scheme);
+    assert.equal(copy?.label, `copy-${algorithm}`);
+    selfTest(copy);
+    module.lib.C_DestroyObject(session.handle, copy.privateHandle);
+    assert.equal(findKeyCopy(session, spki, scheme), undefined);
+  }
 });
 
 test('half a pair is not found, and made again', { skip }, () => {

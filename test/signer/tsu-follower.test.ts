@@ -1,6 +1,9 @@
 /** How a signer takes over a new list of TSUs: also when what it needs for that fails in between. */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
+import { setImmediate as turn } from 'node:timers/promises';
+import { SigilloError } from '../../config/errors.ts';
+import type { SlotTsus } from '../../signer/slot-tsus.ts';
 import type { Tsu } from '../../signer/stamp-task.ts';
 import { firstTsus, followTsus } from '../../signer/tsu-follower.ts';
 import { until } from '../support/until.ts';
@@ -90,4 +93,49 @@ test('a first TSU that begins in a moment is waited for, though the register doe
   });
   assert.deepEqual(found, [soon]);
   assert.ok(waited > 0);
+});
+
+test('after the stop the register is not looked at any more', async () => {
+  let looks = 0;
+  const slotTsus = {
+    async look() {
+      looks += 1;
+      return false;
+    },
+  };
+  const options = { slotTsus, log: log as never, first: [], publish: async () => undefined, use: () => undefined };
+  const follower = followTsus({ ...options, everyMs: 60_000 });
+  await turn();
+  follower.stop();
+  await turn();
+  await turn();
+  assert.equal(looks, 0);
+});
+
+test('a look that is under way at the stop asks no token, has nothing taken over, and fails nothing', async () => {
+  const [looking, goOn, over] = [Promise.withResolvers<void>(), Promise.withResolvers<void>(), Promise.withResolvers<void>()];
+  const used: unknown[] = [];
+  let failed: unknown;
+  let aborted: boolean | undefined;
+  const slotTsus: Pick<SlotTsus, 'look'> = {
+    async look(_, take, signal) {
+      looking.resolve();
+      await goOn.promise;
+      aborted = signal?.aborted;
+      await take([tsu('next')]);
+      over.resolve();
+      throw new SigilloError('HSM_DEVICE', 'the module is finalised');
+    },
+  };
+  const publish = async () => void used.push('published');
+  const follower = followTsus({ slotTsus, log: log as never, first: [], publish, use: (tsus) => void used.push(tsus), everyMs: 1 });
+  void follower.failed.then((error) => {
+    failed = error;
+  });
+  await looking.promise;
+  follower.stop();
+  goOn.resolve();
+  await over.promise;
+  await turn();
+  assert.deepEqual([aborted, used, failed], [true, [], undefined]);
 });
