@@ -1,5 +1,6 @@
 /** The answers of a load as their client judges them: each is to what was asked, and of those that matter OpenSSL says that they are good. */
 import assert from 'node:assert/strict';
+import { X509Certificate } from 'node:crypto';
 import { readTimeStampResp, readTimeStampToken } from '../../pki/tsp-read.ts';
 import { forEachAtOnce, type RelyingParty, type VerifyOptions } from './openssl-ts.ts';
 import type { KeptAnswer } from './stamp-load.ts';
@@ -20,6 +21,25 @@ export const assertAnswersFit = (answers: readonly KeptAnswer[]): void => {
     serials.add(hex(tstInfo.serialNumber));
   }
   assert.equal(serials.size, answers.length);
+};
+
+export interface JudgedStamp {
+  readonly genTime: Date;
+  /** Of the TSU, as the token carries it. */
+  readonly certificate: X509Certificate;
+}
+
+/** Reads stamps with certificates; each certificate once. */
+export const stampReader = (): ((answer: KeptAnswer) => JudgedStamp) => {
+  const known = new Map<string, X509Certificate>();
+  return ({ response }) => {
+    const { tstInfo, signedData } = readTimeStampToken(readTimeStampResp(response).timeStampToken as Uint8Array);
+    const chain = Buffer.concat(signedData.certificates).toString('latin1');
+    const certificate = known.get(chain) ?? signedData.certificates.map((der) => new X509Certificate(der)).find((one) => !one.ca);
+    assert.ok(certificate !== undefined, 'the token carries the certificate of its TSU');
+    known.set(chain, certificate);
+    return { genTime: tstInfo.genTime, certificate };
+  };
 };
 
 /** OpenSSL accepts every one of them, for the imprint that was sent. @param party has fetched the certificates */
