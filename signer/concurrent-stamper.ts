@@ -54,8 +54,10 @@ export class ConcurrentStamper {
   #inUse = 0;
   #atOnce = 1;
   #cpu = process.threadCpuUsage();
-  /** The token has no room for another session. */
+  /** The token has no room for another session beside those of the lanes that are open. */
   #full = false;
+  /** Call marks of lanes that could not be opened: there is a fixed number of them. */
+  readonly #unusedMarks: CallMark[] = [];
 
   /** @param plain stamps when the token has no room for a single session beside those that it has */
   constructor(data: StampWorkerData, plain?: Pick<Stamper, 'stamp'>) {
@@ -233,21 +235,32 @@ export class ConcurrentStamper {
   /** Opens a lane when its turn has come, and holds nothing up meanwhile. */
   async #open(): Promise<void> {
     this.#lanes += 1;
-    const call = takeCallMark(this.#data.callMemory);
-    const units = new TsuUnits(this.#data, turnsOutside(call, this.#data.paceMemory));
-    call.begin(this.#nowMs());
+    let call: CallMark | undefined;
     try {
+      call = this.#unusedMarks.pop() ?? takeCallMark(this.#data.callMemory);
+      const units = new TsuUnits(this.#data, turnsOutside(call, this.#data.paceMemory));
+      call.begin(this.#nowMs());
       await units.refreshLater();
+      call.end();
       this.#inUse += 1;
       this.#giveBack({ units, call });
     } catch (error) {
+      call?.end();
+      if (call !== undefined) this.#unusedMarks.push(call);
       this.#lanes -= 1;
-      // Whatever it was: a session that cannot be opened, or whose keys do not prove themselves, is no slot to stamp with.
-      if (ckrCode(error) === sessionCountReached && this.#lanes > 0) this.#full = true;
-      else for (const { failed } of this.#waiting.splice(0)) failed(slotFailed(error));
-    } finally {
-      call.end();
+      this.#notOpened(error);
     }
+  }
+
+  /** Those that wait get the next lane that is free, or the next that is opened; where neither can come, they have failed. */
+  #notOpened(error: unknown): void {
+    if (ckrCode(error) === sessionCountReached) {
+      // Only lanes that are really open: where all others are still about to be, they may find no room either.
+      this.#full = this.#idle.length + this.#inUse > 0;
+      if (this.#lanes > 0) return;
+    }
+    // Whatever it was: a session that cannot be opened, or whose keys do not prove themselves, is no slot to stamp with.
+    for (const { failed } of this.#waiting.splice(0)) failed(slotFailed(error));
   }
 
   #giveBack(lane: Lane): void {
