@@ -76,11 +76,29 @@ export class Stamper {
     try {
       this.#ready(() => this.#units.refresh());
       this.#ready(() => this.#units.keepAlive());
-      const messages = this.#units.setAside;
-      return messages.length === 0 ? undefined : { kind: 'setAside', messages };
+      return this.#setAside();
     } catch (error) {
       return slotFailureOf(error);
     }
+  }
+
+  /** The same for a thread that must not be held up by a turn, or by the proof of a key. Nothing may be stamped here meanwhile. */
+  async lookLater(): Promise<LookResult> {
+    this.#call.begin(this.#nowMs());
+    try {
+      await this.#units.refreshLater();
+      await this.#units.keepAliveLater();
+      return this.#setAside();
+    } catch (error) {
+      return slotFailureOf(slotFailed(error));
+    } finally {
+      this.#call.end();
+    }
+  }
+
+  #setAside(): LookResult {
+    const messages = this.#units.setAside;
+    return messages.length === 0 ? undefined : { kind: 'setAside', messages };
   }
 
   /** Closes the sessions; a thread that ends does not. */

@@ -39,6 +39,9 @@ export class TsuUnits {
   #version = -1;
   /** The version whose list all units were in. */
   #listedVersion = -1;
+  /** Those in that list that are yet to be opened, without those set aside. */
+  #unopened: readonly Tsu[] = [];
+  #failed: readonly Tsu[] = [];
   /** When another look can bring something though nothing was written; Unix milliseconds. */
   #againAtMs = Number.POSITIVE_INFINITY;
   #setAside: readonly string[] = [];
@@ -101,17 +104,20 @@ export class TsuUnits {
 
   /**
    * Whether a stamp can be made at this time before another look. Whatever is not in the list any more, because it was retired or its key
-   * is compromised, stamps nothing from now on.
+   * is compromised, stamps nothing from now on; and none stamps beyond the instant of its successor.
    */
   canStampAt(unixMillis: number): boolean {
     if (tsuVersion(this.#data.tsuMemory) !== this.#listedVersion) this.#closeGone(readTsus(this.#data.tsuMemory));
-    return this.#units.some((unit) => unit.mayStampAt(unixMillis));
+    const unit = this.#units.find((each) => each.mayStampAt(unixMillis));
+    if (unit === undefined) return false;
+    return !this.#unopened.some(({ activeFromMs }) => activeFromMs <= unixMillis && activeFromMs > unit.tsu.activeFromMs);
   }
 
   #closeGone({ version, tsus }: ReturnType<typeof readTsus>): void {
     const isListed = (unit: TsuUnit): boolean => tsus.some((tsu) => sameTsu(unit.tsu, tsu));
     for (const unit of this.#units) if (!isListed(unit)) unit.close();
     this.#units = this.#units.filter(isListed);
+    this.#unopened = tsus.filter((tsu) => ![...this.#units.map((unit) => unit.tsu), ...this.#failed].some((known) => sameTsu(known, tsu)));
     this.#listedVersion = version;
   }
 
@@ -146,6 +152,8 @@ export class TsuUnits {
     }
     this.#units = units.toSorted((a, b) => b.tsu.activeFromMs - a.tsu.activeFromMs);
     this.#version = version;
+    this.#unopened = later;
+    this.#failed = failures.map(({ tsu }) => tsu);
     this.#againAtMs = Math.min(
       failures.length > 0 ? nowMs + lookAgainMs : Infinity,
       // From its instant on, one that has found no room gets that of its predecessor.

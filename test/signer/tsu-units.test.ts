@@ -72,6 +72,7 @@ describe('the TSUs of a thread', { skip: withoutFaultyModule }, () => {
     assert.deepEqual([lookAt(0), sessions()], [hsm.tsu.id, 1]);
     write(hsm.tsu, next(60_000));
     assert.deepEqual([units.isDue(start), units.canStampAt(start), sessions()], [true, true, 1], 'another one does not hold it up');
+    assert.equal(units.canStampAt(start + 60_000), false, 'until its instant');
     write(next(60_000));
     assert.deepEqual([units.isDue(start), units.canStampAt(start), sessions()], [true, false, 0]);
     assert.throws(() => units.at(start), { code: 'TSU_NONE_ACTIVE' });
