@@ -11,6 +11,7 @@ import { AnswerWriter, type Grant } from './answer-writer.ts';
 import { type CallMark, takeCallMark } from './call-watch.ts';
 import { type ClockReading, createGuardedClock, type GuardedClock } from './clock.ts';
 import { machineClocks } from './clock-sources.ts';
+import { outdatedCheck, StampOutdated } from './outdated-stamp.ts';
 import { ckrCode, sessionCountReached } from './pkcs11-errors.ts';
 import { readBatch } from './received-batch.ts';
 import { createSerialNumbers } from './serial-numbers.ts';
@@ -134,10 +135,13 @@ export class ConcurrentStamper {
     const lane = await this.#borrow(atOnce);
     const isLate = (): boolean => this.#nowMs() > enteredAtMs + request.ttlMs;
     try {
-      const gettingReady = isLate() ? undefined : this.#getReady(lane);
-      if (gettingReady !== undefined) await gettingReady;
-      if (isLate()) return { kind: 'refused', outcome: 'expired', reading: this.#clock.read() };
-      return await this.#stamp(lane, request, spent);
+      for (;;) {
+        const gettingReady = isLate() ? undefined : this.#getReady(lane);
+        if (gettingReady !== undefined) await gettingReady;
+        if (isLate()) return { kind: 'refused', outcome: 'expired', reading: this.#clock.read() };
+        const answer = await this.#stamp(lane, request, isLate, spent);
+        if (answer !== undefined) return answer;
+      }
     } catch (error) {
       if (error instanceof SlotFailed || isNoTsu(error)) throw error;
       const code = error instanceof SigilloError ? error.code : 'HSM_REQUEST';
@@ -147,7 +151,8 @@ export class ConcurrentStamper {
     }
   }
 
-  async #stamp(lane: Lane, request: ReceivedStampRequest, spent: { signMs: number }): Promise<Answer> {
+  /** @returns undefined when it was outdated before it was signed */
+  async #stamp(lane: Lane, request: ReceivedStampRequest, isLate: () => boolean, spent: { signMs: number }): Promise<Answer | undefined> {
     const reading = this.#clock.read();
     if (reading.kind === 'unavailable') return { kind: 'refused', outcome: 'timeNotAvailable', reading };
     const { unixMillis, state, errorMs } = reading;
@@ -160,8 +165,9 @@ export class ConcurrentStamper {
     lane.call.begin(started);
     let signature: Uint8Array;
     try {
-      signature = await unit.signLater(hash);
+      signature = await unit.signLater(hash, outdatedCheck(isLate, this.#clock, lane.units, unit));
     } catch (error) {
+      if (error instanceof StampOutdated) return undefined;
       throw asSlotFailed(error, this.#refusals);
     } finally {
       lane.call.end();

@@ -31,10 +31,14 @@ export interface KeySessionOptions {
 
 export interface KeySession {
   readonly purpose: KeyPurpose;
-  /** Signs a hash. @returns the signature as X.509 and CMS carry it; valid until the next call */
-  sign(hash: Buffer): Uint8Array;
+  /**
+   * Signs a hash.
+   * @param again called before it is signed in another session, seconds later perhaps; what it throws is the end of that
+   * @returns the signature as X.509 and CMS carry it; valid until the next call
+   */
+  sign(hash: Buffer, again?: () => void): Uint8Array;
   /** The same without holding up the thread: the call waits for the token on a thread of libuv's. Not more than one at a time. */
-  signLater(hash: Buffer): Promise<Uint8Array>;
+  signLater(hash: Buffer, again?: () => void): Promise<Uint8Array>;
   /**
    * Does the first half of the next signature (C_SignInit) ahead of its time, when nobody waits: with SoftHSM and P-256 it
    * is 27 of 43 microseconds. What fails here is left for `sign` to find.
@@ -91,30 +95,30 @@ export const openKeySession = (options: KeySessionOptions): KeySession => {
   const { scheme, digest, turns = noTurns } = options;
   const module = new pkcs11js.PKCS11();
   module.load(options.modulePath);
-  const slot = Buffer.from(options.slot);
   const mechanism = signMechanism(scheme, digest);
   const signInput = createSignInput(scheme, digest);
   const output = Buffer.alloc(signatureOctetsMax);
 
-  const open = (): OpenSession => openWithKey(module, slot, options.keyLabel);
+  const open = (): OpenSession => openWithKey(module, Buffer.from(options.slot), options.keyLabel);
   /** undefined: the last one is lost, and none has been opened in its place yet. */
   let current: OpenSession | undefined = open();
 
   /** @param error that the session is of no use for */
   const discard = (error: unknown): void => {
-    const lost = current;
+    if (current !== undefined && !isGone(error)) closeSession(module, current.session);
     current = undefined;
     initialised = false;
-    if (lost !== undefined && !isGone(error)) closeSession(module, lost.session);
   };
-  const reopen = (): OpenSession => {
+  const reopen = (again?: () => void): OpenSession => {
     turns.now();
     current = open();
+    again?.();
     return current;
   };
-  const reopenLater = async (): Promise<OpenSession> => {
+  const reopenLater = async (again?: () => void): Promise<OpenSession> => {
     await turns.later();
     current = open();
+    again?.();
     return current;
   };
   /** @throws the error of the module, unless it is the session's */
@@ -141,10 +145,10 @@ export const openKeySession = (options: KeySessionOptions): KeySession => {
   };
   return {
     purpose: options.purpose,
-    sign(hash) {
+    sign(hash, again) {
       for (let sessions = 1; ; sessions += 1) {
         try {
-          return signatureValue(scheme, signOnce(current ?? reopen(), hash));
+          return signatureValue(scheme, signOnce(current ?? reopen(again), hash));
         } catch (error) {
           if (classifyPkcs11Error(error) !== 'session') throw error;
           discard(error);
@@ -152,7 +156,7 @@ export const openKeySession = (options: KeySessionOptions): KeySession => {
         }
       }
     },
-    async signLater(hash) {
+    async signLater(hash, again) {
       // The call keeps no reference to its input: this frame does.
       const input = Buffer.from(signInput(hash));
       const signOnceLater = (opened: OpenSession): Promise<Buffer> => {
@@ -162,7 +166,7 @@ export const openKeySession = (options: KeySessionOptions): KeySession => {
       };
       for (let sessions = 1; ; sessions += 1) {
         try {
-          return signatureValue(scheme, await signOnceLater(current ?? (await reopenLater())));
+          return signatureValue(scheme, await signOnceLater(current ?? (await reopenLater(again))));
         } catch (error) {
           if (classifyPkcs11Error(error) !== 'session') throw error;
           discard(error);

@@ -113,6 +113,11 @@ export class TsuUnits {
     return !this.#unopened.some(({ activeFromMs }) => activeFromMs <= unixMillis && activeFromMs > unit.tsu.activeFromMs);
   }
 
+  /** Whether one that `at` has found may sign a token with this genTime still. */
+  mayStillStamp(unit: TsuUnit, unixMillis: number): boolean {
+    return unit.mayStampAt(unixMillis) && readTsus(this.#data.tsuMemory).tsus.some((tsu) => sameTsu(unit.tsu, tsu));
+  }
+
   #closeGone({ version, tsus }: ReturnType<typeof readTsus>): void {
     const isListed = (unit: TsuUnit): boolean => tsus.some((tsu) => sameTsu(unit.tsu, tsu));
     for (const unit of this.#units) if (!isListed(unit)) unit.close();
