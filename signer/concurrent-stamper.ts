@@ -11,19 +11,24 @@ import { AnswerWriter, type Grant } from './answer-writer.ts';
 import { type CallMark, takeCallMark } from './call-watch.ts';
 import { type ClockReading, createGuardedClock, type GuardedClock } from './clock.ts';
 import { machineClocks } from './clock-sources.ts';
+import { outdatedCheck, StampOutdated } from './outdated-stamp.ts';
 import { ckrCode, sessionCountReached } from './pkcs11-errors.ts';
 import { readBatch } from './received-batch.ts';
 import { createSerialNumbers } from './serial-numbers.ts';
 import { turnsOutside } from './session-pace.ts';
 import { asSlotFailed, describeError, SlotFailed, slotFailed, slotFailureOf } from './slot-failure.ts';
 import type { LookResult, StampTask, StampTaskResult, StampWorkerData } from './stamp-task.ts';
-import type { Stamper } from './stamper.ts';
 import { TokenRefusals } from './token-refusals.ts';
 import type { TsuUnit } from './tsu-unit.ts';
 import { isNoTsu, TsuUnits } from './tsu-units.ts';
 
 /** How soon a token that had no room is asked again. */
 const roomAgainMs = 60_000;
+
+/** The stamper of the same thread that waits for each signature (stamper.ts). */
+interface PlainStamper {
+  stamp(task: StampTask): StampTaskResult | Promise<StampTaskResult>;
+}
 
 interface Lane {
   readonly units: TsuUnits;
@@ -38,7 +43,7 @@ type Answer =
 
 export class ConcurrentStamper {
   readonly #data: StampWorkerData;
-  readonly #plain: Pick<Stamper, 'stamp'> | undefined;
+  readonly #plain: PlainStamper | undefined;
   #plainUntilMs = Number.NEGATIVE_INFINITY;
   readonly #clock: GuardedClock;
   readonly #nowMs: () => number;
@@ -54,11 +59,17 @@ export class ConcurrentStamper {
   #inUse = 0;
   #atOnce = 1;
   #cpu = process.threadCpuUsage();
-  /** The token has no room for another session. */
+  /** A lane is being refreshed that no stamp waits for. */
+  #refreshing = false;
+  /** Why that has failed, until the next stamp or look says so. */
+  #notRefreshed: unknown;
+  /** The token has no room for another session beside those of the lanes that are open. */
   #full = false;
+  /** Call marks of lanes that could not be opened: there is a fixed number of them. */
+  readonly #unusedMarks: CallMark[] = [];
 
   /** @param plain stamps when the token has no room for a single session beside those that it has */
-  constructor(data: StampWorkerData, plain?: Pick<Stamper, 'stamp'>) {
+  constructor(data: StampWorkerData, plain?: PlainStamper) {
     this.#data = data;
     this.#plain = plain;
     const clocks = machineClocks();
@@ -97,6 +108,7 @@ export class ConcurrentStamper {
   async look(): Promise<LookResult> {
     const setAside = new Set<string>();
     try {
+      this.#throwNotRefreshed();
       for (const lane of [...this.#idle]) {
         const at = this.#idle.indexOf(lane);
         // It is at work now, which keeps it alive as well.
@@ -121,9 +133,15 @@ export class ConcurrentStamper {
 
   async #answer(request: ReceivedStampRequest, enteredAtMs: number, atOnce: number, spent: { signMs: number }): Promise<Answer> {
     const lane = await this.#borrow(atOnce);
+    const isLate = (): boolean => this.#nowMs() > enteredAtMs + request.ttlMs;
     try {
-      if (this.#nowMs() > enteredAtMs + request.ttlMs) return { kind: 'refused', outcome: 'expired', reading: this.#clock.read() };
-      return await this.#stamp(lane, request, spent);
+      for (;;) {
+        const gettingReady = isLate() ? undefined : this.#getReady(lane);
+        if (gettingReady !== undefined) await gettingReady;
+        if (isLate()) return { kind: 'refused', outcome: 'expired', reading: this.#clock.read() };
+        const answer = await this.#stamp(lane, request, isLate, spent);
+        if (answer !== undefined) return answer;
+      }
     } catch (error) {
       if (error instanceof SlotFailed || isNoTsu(error)) throw error;
       const code = error instanceof SigilloError ? error.code : 'HSM_REQUEST';
@@ -133,9 +151,8 @@ export class ConcurrentStamper {
     }
   }
 
-  async #stamp(lane: Lane, request: ReceivedStampRequest, spent: { signMs: number }): Promise<Answer> {
-    const refreshing = this.#refresh(lane);
-    if (refreshing !== undefined) await refreshing;
+  /** @returns undefined when it was outdated before it was signed */
+  async #stamp(lane: Lane, request: ReceivedStampRequest, isLate: () => boolean, spent: { signMs: number }): Promise<Answer | undefined> {
     const reading = this.#clock.read();
     if (reading.kind === 'unavailable') return { kind: 'refused', outcome: 'timeNotAvailable', reading };
     const { unixMillis, state, errorMs } = reading;
@@ -148,8 +165,9 @@ export class ConcurrentStamper {
     lane.call.begin(started);
     let signature: Uint8Array;
     try {
-      signature = await unit.signLater(hash);
+      signature = await unit.signLater(hash, outdatedCheck(isLate, this.#clock, lane.units, unit));
     } catch (error) {
+      if (error instanceof StampOutdated) return undefined;
       throw asSlotFailed(error, this.#refusals);
     } finally {
       lane.call.end();
@@ -185,6 +203,30 @@ export class ConcurrentStamper {
     const known = this.#ids.get(tsu.id) ?? id;
     this.#ids.set(tsu.id, known);
     return known;
+  }
+
+  /**
+   * Lets a stamp go first when the lane has a TSU for it: one that is opened for later, such as the successor in a rotation, must not hold
+   * it up (see #giveBack).
+   * @returns undefined when nothing had to be waited for
+   */
+  #getReady(lane: Lane): Promise<void> | undefined {
+    this.#throwNotRefreshed();
+    const now = Date.now();
+    if (!lane.units.isDue(now)) return undefined;
+    lane.call.begin(this.#nowMs());
+    const canStamp = lane.units.canStampAt(now);
+    lane.call.end();
+    if (canStamp) return undefined;
+    // The TSUs may be others again when it has waited.
+    return this.#refresh(lane)?.then(() => this.#getReady(lane));
+  }
+
+  /** @throws SlotFailed for a lane that could not be refreshed when no stamp waited for it */
+  #throwNotRefreshed(): void {
+    const failure = this.#notRefreshed;
+    this.#notRefreshed = undefined;
+    if (failure !== undefined) throw failure;
   }
 
   /** @returns undefined when nothing had to be waited for */
@@ -233,24 +275,63 @@ export class ConcurrentStamper {
   /** Opens a lane when its turn has come, and holds nothing up meanwhile. */
   async #open(): Promise<void> {
     this.#lanes += 1;
-    const call = takeCallMark(this.#data.callMemory);
-    const units = new TsuUnits(this.#data, turnsOutside(call, this.#data.paceMemory));
-    call.begin(this.#nowMs());
+    let call: CallMark | undefined;
     try {
+      call = this.#unusedMarks.pop() ?? takeCallMark(this.#data.callMemory);
+      const units = new TsuUnits(this.#data, turnsOutside(call, this.#data.paceMemory));
+      call.begin(this.#nowMs());
       await units.refreshLater();
+      call.end();
       this.#inUse += 1;
       this.#giveBack({ units, call });
     } catch (error) {
+      call?.end();
+      if (call !== undefined) this.#unusedMarks.push(call);
       this.#lanes -= 1;
-      // Whatever it was: a session that cannot be opened, or whose keys do not prove themselves, is no slot to stamp with.
-      if (ckrCode(error) === sessionCountReached && this.#lanes > 0) this.#full = true;
-      else for (const { failed } of this.#waiting.splice(0)) failed(slotFailed(error));
-    } finally {
-      call.end();
+      this.#notOpened(error);
     }
   }
 
+  /** Those that wait get the next lane that is free, or the next that is opened; where neither can come, they have failed. */
+  #notOpened(error: unknown): void {
+    if (ckrCode(error) === sessionCountReached) {
+      // Only lanes that are really open: where all others are still about to be, they may find no room either.
+      this.#full = this.#idle.length + this.#inUse > 0;
+      if (this.#lanes > 0) return;
+    }
+    // Whatever it was: a session that cannot be opened, or whose keys do not prove themselves, is no slot to stamp with.
+    for (const { failed } of this.#waiting.splice(0)) failed(slotFailed(error));
+  }
+
+  /** A lane that has other TSUs to open does so between two stamps, but one at a time, so that the others stamp meanwhile. */
   #giveBack(lane: Lane): void {
+    if (!this.#refreshing && this.#notRefreshed === undefined && lane.units.isDue(Date.now())) void this.#refreshFrom(lane);
+    else this.#free(lane);
+  }
+
+  /** Refreshes this lane, and then those that are idle. */
+  async #refreshFrom(first: Lane): Promise<void> {
+    this.#refreshing = true;
+    for (let lane: Lane | undefined = first; lane !== undefined; lane = this.#takeIdleDue()) {
+      try {
+        await this.#refresh(lane);
+      } catch (error) {
+        this.#notRefreshed = error;
+      }
+      this.#free(lane);
+    }
+    this.#refreshing = false;
+  }
+
+  #takeIdleDue(): Lane | undefined {
+    const now = Date.now();
+    const at = this.#notRefreshed === undefined ? this.#idle.findIndex(({ units }) => units.isDue(now)) : -1;
+    if (at < 0) return undefined;
+    this.#inUse += 1;
+    return this.#idle.splice(at, 1)[0];
+  }
+
+  #free(lane: Lane): void {
     const next = this.#inUse <= this.#atOnce ? this.#waiting.shift() : undefined;
     if (next !== undefined) {
       next.take(lane);

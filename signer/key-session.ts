@@ -9,7 +9,7 @@ import { SigilloError } from '../config/errors.ts';
 import type { KeyPurpose } from '../config/schema.ts';
 import type { KeyScheme, SignatureDigest } from '../pki/algorithms.ts';
 import { createSignInput, signatureValue, signMechanism } from './mechanisms.ts';
-import { classifyPkcs11Error } from './pkcs11-errors.ts';
+import { ckrCode, classifyPkcs11Error } from './pkcs11-errors.ts';
 import { noTurns, type SessionTurns } from './session-pace.ts';
 
 /** RSA-4096 signatures are 512 octets, the longest there are. */
@@ -31,10 +31,14 @@ export interface KeySessionOptions {
 
 export interface KeySession {
   readonly purpose: KeyPurpose;
-  /** Signs a hash. @returns the signature as X.509 and CMS carry it; valid until the next call */
-  sign(hash: Buffer): Uint8Array;
+  /**
+   * Signs a hash.
+   * @param again called before it is signed in another session, seconds later perhaps; what it throws is the end of that
+   * @returns the signature as X.509 and CMS carry it; valid until the next call
+   */
+  sign(hash: Buffer, again?: () => void): Uint8Array;
   /** The same without holding up the thread: the call waits for the token on a thread of libuv's. Not more than one at a time. */
-  signLater(hash: Buffer): Promise<Uint8Array>;
+  signLater(hash: Buffer, again?: () => void): Promise<Uint8Array>;
   /**
    * Does the first half of the next signature (C_SignInit) ahead of its time, when nobody waits: with SoftHSM and P-256 it
    * is 27 of 43 microseconds. What fails here is left for `sign` to find.
@@ -60,6 +64,10 @@ const closeSession = (module: pkcs11js.PKCS11, session: Buffer): void => {
   }
 };
 
+/** Its number may be another session's by now, which must not be closed: some modules give them out again. */
+const isGone = (error: unknown): boolean =>
+  [pkcs11js.CKR_SESSION_HANDLE_INVALID, pkcs11js.CKR_SESSION_CLOSED].includes(ckrCode(error) as number);
+
 const findKey = (module: pkcs11js.PKCS11, session: Buffer, label: string): Buffer => {
   module.C_FindObjectsInit(session, [
     { type: pkcs11js.CKA_CLASS, value: pkcs11js.CKO_PRIVATE_KEY },
@@ -77,7 +85,7 @@ const openWithKey = (module: pkcs11js.PKCS11, slot: Buffer, keyLabel: string): O
   try {
     return { session, key: findKey(module, session, keyLabel) };
   } catch (error) {
-    closeSession(module, session);
+    if (!isGone(error)) closeSession(module, session);
     throw error;
   }
 };
@@ -87,95 +95,104 @@ export const openKeySession = (options: KeySessionOptions): KeySession => {
   const { scheme, digest, turns = noTurns } = options;
   const module = new pkcs11js.PKCS11();
   module.load(options.modulePath);
-  const slot = Buffer.from(options.slot);
   const mechanism = signMechanism(scheme, digest);
   const signInput = createSignInput(scheme, digest);
   const output = Buffer.alloc(signatureOctetsMax);
 
-  const open = (): OpenSession => openWithKey(module, slot, options.keyLabel);
-  let current = open();
+  const open = (): OpenSession => openWithKey(module, Buffer.from(options.slot), options.keyLabel);
+  /** undefined: the last one is lost, and none has been opened in its place yet. */
+  let current: OpenSession | undefined = open();
 
-  const discard = (): void => {
-    closeSession(module, current.session);
+  /** @param error that the session is of no use for */
+  const discard = (error: unknown): void => {
+    if (current !== undefined && !isGone(error)) closeSession(module, current.session);
+    current = undefined;
     initialised = false;
   };
-  const reopen = (): void => {
-    discard();
+  const reopen = (again?: () => void): OpenSession => {
     turns.now();
     current = open();
+    again?.();
+    return current;
   };
-  const reopenLater = async (): Promise<void> => {
-    discard();
+  const reopenLater = async (again?: () => void): Promise<OpenSession> => {
     await turns.later();
     current = open();
+    again?.();
+    return current;
   };
   /** @throws the error of the module, unless it is the session's */
-  const isLost = (): boolean => {
+  const discardIfLost = (): void => {
+    if (current === undefined) return;
     try {
       module.C_GetSessionInfo(current.session);
-      return false;
     } catch (error) {
       if (classifyPkcs11Error(error) !== 'session') throw error;
-      return true;
+      discard(error);
     }
   };
 
   /** True while the session is between C_SignInit and C_Sign. Nothing else uses it, so no other operation can come between. */
   let initialised = false;
-  const initialise = (): void => {
-    module.C_SignInit(current.session, mechanism, current.key);
+  const initialise = ({ session, key }: OpenSession): void => {
+    module.C_SignInit(session, mechanism, key);
     initialised = true;
   };
-  const signOnce = (hash: Buffer): Buffer => {
-    if (!initialised) initialise();
+  const signOnce = (opened: OpenSession, hash: Buffer): Buffer => {
+    if (!initialised) initialise(opened);
     initialised = false; // C_Sign ends the operation, also when it fails
-    return module.C_Sign(current.session, signInput(hash), output);
+    return module.C_Sign(opened.session, signInput(hash), output);
   };
   return {
     purpose: options.purpose,
-    sign(hash) {
+    sign(hash, again) {
       for (let sessions = 1; ; sessions += 1) {
         try {
-          if (sessions > 1) reopen();
-          return signatureValue(scheme, signOnce(hash));
+          return signatureValue(scheme, signOnce(current ?? reopen(again), hash));
         } catch (error) {
-          if (sessions === sessionsInRowMax || classifyPkcs11Error(error) !== 'session') throw error;
+          if (classifyPkcs11Error(error) !== 'session') throw error;
+          discard(error);
+          if (sessions === sessionsInRowMax) throw error;
         }
       }
     },
-    async signLater(hash) {
+    async signLater(hash, again) {
       // The call keeps no reference to its input: this frame does.
       const input = Buffer.from(signInput(hash));
-      const signOnceLater = (): Promise<Buffer> => {
-        if (!initialised) initialise();
+      const signOnceLater = (opened: OpenSession): Promise<Buffer> => {
+        if (!initialised) initialise(opened);
         initialised = false;
-        return module.C_SignAsync(current.session, input, output);
+        return module.C_SignAsync(opened.session, input, output);
       };
       for (let sessions = 1; ; sessions += 1) {
         try {
-          if (sessions > 1) await reopenLater();
-          return signatureValue(scheme, await signOnceLater());
+          return signatureValue(scheme, await signOnceLater(current ?? (await reopenLater(again))));
         } catch (error) {
-          if (sessions === sessionsInRowMax || classifyPkcs11Error(error) !== 'session') throw error;
+          if (classifyPkcs11Error(error) !== 'session') throw error;
+          discard(error);
+          if (sessions === sessionsInRowMax) throw error;
         }
       }
     },
     prepare() {
-      if (initialised) return;
+      if (initialised || current === undefined) return;
       try {
-        initialise();
+        initialise(current);
       } catch {
         // The token is away or the session is gone: the next signature meets the same error, and deals with it.
       }
     },
     keepAlive() {
-      if (isLost()) reopen();
+      discardIfLost();
+      if (current === undefined) reopen();
     },
     async keepAliveLater() {
-      if (isLost()) await reopenLater();
+      discardIfLost();
+      if (current === undefined) await reopenLater();
     },
     close() {
-      closeSession(module, current.session);
+      if (current !== undefined) closeSession(module, current.session);
+      current = undefined;
     },
   };
 };

@@ -11,6 +11,7 @@ import { AnswerWriter } from './answer-writer.ts';
 import { type CallMark, takeCallMark } from './call-watch.ts';
 import { type ClockReading, createGuardedClock, type GuardedClock } from './clock.ts';
 import { machineClocks } from './clock-sources.ts';
+import { outdatedCheck, StampOutdated } from './outdated-stamp.ts';
 import { readBatch } from './received-batch.ts';
 import { createSerialNumbers } from './serial-numbers.ts';
 import { turnsOutside } from './session-pace.ts';
@@ -76,11 +77,29 @@ export class Stamper {
     try {
       this.#ready(() => this.#units.refresh());
       this.#ready(() => this.#units.keepAlive());
-      const messages = this.#units.setAside;
-      return messages.length === 0 ? undefined : { kind: 'setAside', messages };
+      return this.#setAside();
     } catch (error) {
       return slotFailureOf(error);
     }
+  }
+
+  /** The same for a thread that must not be held up by a turn, or by the proof of a key. Nothing may be stamped here meanwhile. */
+  async lookLater(): Promise<LookResult> {
+    this.#call.begin(this.#nowMs());
+    try {
+      await this.#units.refreshLater();
+      await this.#units.keepAliveLater();
+      return this.#setAside();
+    } catch (error) {
+      return slotFailureOf(slotFailed(error));
+    } finally {
+      this.#call.end();
+    }
+  }
+
+  #setAside(): LookResult {
+    const messages = this.#units.setAside;
+    return messages.length === 0 ? undefined : { kind: 'setAside', messages };
   }
 
   /** Closes the sessions; a thread that ends does not. */
@@ -108,41 +127,47 @@ export class Stamper {
   }
 
   #answer(request: ReceivedStampRequest, enteredAtMs: number): void {
-    if (this.#nowMs() > enteredAtMs + request.ttlMs) {
-      this.#writer.refuse(request, 'expired', this.#clock.read());
-      return;
-    }
+    const isLate = (): boolean => this.#nowMs() > enteredAtMs + request.ttlMs;
+    while (!this.#tryToAnswer(request, isLate)) this.#ready(() => this.#units.refresh());
+  }
+
+  /** @returns false when the stamp was outdated before it was signed */
+  #tryToAnswer(request: ReceivedStampRequest, isLate: () => boolean): boolean {
+    const late = isLate();
     const reading = this.#clock.read();
-    if (reading.kind === 'unavailable') {
-      this.#writer.refuse(request, 'timeNotAvailable', reading);
-      return;
+    if (late || reading.kind === 'unavailable') {
+      this.#writer.refuse(request, late ? 'expired' : 'timeNotAvailable', reading);
+      return true;
     }
     try {
-      this.#grant(request, reading);
+      this.#grant(request, reading, isLate);
     } catch (error) {
+      if (error instanceof StampOutdated) return false;
       if (error instanceof SlotFailed || isNoTsu(error)) throw error;
       const code = error instanceof SigilloError ? error.code : 'HSM_REQUEST';
       this.#writer.fail(request, { code, message: describeError(error) }, reading);
     }
+    return true;
   }
 
-  #grant(request: ReceivedStampRequest, { unixMillis, state, errorMs }: TimeReading): void {
+  #grant(request: ReceivedStampRequest, { unixMillis, state, errorMs }: TimeReading, isLate: () => boolean): void {
     const unit = this.#units.at(unixMillis);
     const template = unit.templateFor(request.policy, errorMs);
     const serial = this.#nextSerial();
-    const signature = this.#sign(unit, template.prepare(request, serial, unixMillis));
+    const signature = this.#sign(unit, template.prepare(request, serial, unixMillis), isLate);
     const tokenOctets = template.tokenLength(signature.length);
     this.#writer.grant(request, { tsu: unit.id, clock: state, unixMillis, serial, tokenOctets }, (out, at) =>
       template.writeToken(out, at, signature),
     );
   }
 
-  #sign(unit: TsuUnit, hash: Buffer): Uint8Array {
+  #sign(unit: TsuUnit, hash: Buffer, isLate: () => boolean): Uint8Array {
     const started = performance.now();
     let signature: Uint8Array;
     try {
-      signature = this.#calling(() => unit.sign(hash));
+      signature = this.#calling(() => unit.sign(hash, outdatedCheck(isLate, this.#clock, this.#units, unit)));
     } catch (error) {
+      if (error instanceof StampOutdated) throw error;
       throw asSlotFailed(error, this.#refusals);
     }
     this.#refusals.signed();

@@ -92,16 +92,16 @@ export class TsuUnit {
     return template;
   }
 
-  /** @returns the signature as CMS carries it, valid until the next call. @throws HSM_KEY_PURPOSE, PKCS#11 errors */
-  sign(hash: Buffer): Uint8Array {
+  /** See KeySession. @returns the signature as CMS carries it, valid until the next call. @throws HSM_KEY_PURPOSE, PKCS#11 errors */
+  sign(hash: Buffer, again: () => void): Uint8Array {
     if (this.#session.purpose !== 'timestamp') throw new SigilloError('HSM_KEY_PURPOSE', this.tsu.keyLabel);
-    return this.#session.sign(hash);
+    return this.#session.sign(hash, again);
   }
 
   /** See KeySession. @throws HSM_KEY_PURPOSE, PKCS#11 errors */
-  signLater(hash: Buffer): Promise<Uint8Array> {
+  signLater(hash: Buffer, again: () => void): Promise<Uint8Array> {
     if (this.#session.purpose !== 'timestamp') throw new SigilloError('HSM_KEY_PURPOSE', this.tsu.keyLabel);
-    return this.#session.signLater(hash);
+    return this.#session.signLater(hash, again);
   }
 
   /** See KeySession. */

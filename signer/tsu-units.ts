@@ -37,6 +37,11 @@ export class TsuUnits {
   /** The one that was activated last is the first. */
   #units: readonly TsuUnit[] = [];
   #version = -1;
+  /** The version whose list all units were in. */
+  #listedVersion = -1;
+  /** Those in that list that are yet to be opened, without those set aside. */
+  #unopened: readonly Tsu[] = [];
+  #failed: readonly Tsu[] = [];
   /** When another look can bring something though nothing was written; Unix milliseconds. */
   #againAtMs = Number.POSITIVE_INFINITY;
   #setAside: readonly string[] = [];
@@ -55,7 +60,8 @@ export class TsuUnits {
   /**
    * Looks whether the TSUs are others now; opens a session for each that is new and lets its key prove itself. Sessions of those that
    * stay are kept.
-   * @throws HSM_KEY_MISSING, HSM_SELFTEST_FAILED when none is left that may stamp; PKCS#11 errors. The earlier TSUs stay then
+   * @throws HSM_KEY_MISSING, HSM_SELFTEST_FAILED when none is left that may stamp; PKCS#11 errors. Those that are still in the list
+   * stay then
    */
   refresh(): void {
     const steps = this.#update(Date.now());
@@ -91,11 +97,42 @@ export class TsuUnits {
     return goOn(steps.next());
   }
 
+  /** Whether another look can bring something: the TSUs were written anew, or one is due. */
+  isDue(nowMs: number): boolean {
+    return tsuVersion(this.#data.tsuMemory) !== this.#version || nowMs >= this.#againAtMs;
+  }
+
+  /**
+   * Whether a stamp can be made at this time before another look. Whatever is not in the list any more, because it was retired or its key
+   * is compromised, stamps nothing from now on; and none stamps beyond the instant of its successor.
+   */
+  canStampAt(unixMillis: number): boolean {
+    if (tsuVersion(this.#data.tsuMemory) !== this.#listedVersion) this.#closeGone(readTsus(this.#data.tsuMemory));
+    const unit = this.#units.find((each) => each.mayStampAt(unixMillis));
+    if (unit === undefined) return false;
+    return !this.#unopened.some(({ activeFromMs }) => activeFromMs <= unixMillis && activeFromMs > unit.tsu.activeFromMs);
+  }
+
+  /** Whether one that `at` has found may sign a token with this genTime still. */
+  mayStillStamp(unit: TsuUnit, unixMillis: number): boolean {
+    return unit.mayStampAt(unixMillis) && readTsus(this.#data.tsuMemory).tsus.some((tsu) => sameTsu(unit.tsu, tsu));
+  }
+
+  #closeGone({ version, tsus }: ReturnType<typeof readTsus>): void {
+    const isListed = (unit: TsuUnit): boolean => tsus.some((tsu) => sameTsu(unit.tsu, tsu));
+    for (const unit of this.#units) if (!isListed(unit)) unit.close();
+    this.#units = this.#units.filter(isListed);
+    this.#unopened = tsus.filter((tsu) => ![...this.#units.map((unit) => unit.tsu), ...this.#failed].some((known) => sameTsu(known, tsu)));
+    this.#listedVersion = version;
+  }
+
   /** Takes over what was written. Yields what is to be done meanwhile: the turn of each session that it opens, and the proof of its key. */
   *#update(nowMs: number): Generator<Step, void> {
-    if (tsuVersion(this.#data.tsuMemory) === this.#version && nowMs < this.#againAtMs) return;
+    if (!this.isDue(nowMs)) return;
     const { version, tsus } = readTsus(this.#data.tsuMemory);
-    const units = this.#units.filter((unit) => tsus.some((tsu) => sameTsu(unit.tsu, tsu)));
+    // First of all: another one may need the room of their sessions.
+    this.#closeGone({ version, tsus });
+    const units = [...this.#units];
     const missing = tsus.filter((tsu) => !units.some((unit) => sameTsu(unit.tsu, tsu))).toSorted((a, b) => a.activeFromMs - b.activeFromMs);
     const later = missing.filter(({ activeFromMs }) => activeFromMs > nowMs + openAheadMs);
     const failures: { readonly tsu: Tsu; readonly error: unknown }[] = [];
@@ -118,10 +155,16 @@ export class TsuUnits {
       for (const unit of opened) unit.close();
       throw error;
     }
-    for (const gone of this.#units) if (!units.includes(gone)) gone.close();
     this.#units = units.toSorted((a, b) => b.tsu.activeFromMs - a.tsu.activeFromMs);
     this.#version = version;
-    this.#againAtMs = Math.min(failures.length > 0 ? nowMs + lookAgainMs : Infinity, ...later.map((tsu) => tsu.activeFromMs - openAheadMs));
+    this.#unopened = later;
+    this.#failed = failures.map(({ tsu }) => tsu);
+    this.#againAtMs = Math.min(
+      failures.length > 0 ? nowMs + lookAgainMs : Infinity,
+      // From its instant on, one that has found no room gets that of its predecessor.
+      ...failures.map(({ tsu }) => tsu.activeFromMs).filter((activeFromMs) => activeFromMs > nowMs),
+      ...later.map((tsu) => tsu.activeFromMs - openAheadMs),
+    );
     // One that was replaced, and has no session any more because its successor needed it, is not missed.
     const newest = Math.max(...units.map(({ tsu }) => tsu.activeFromMs));
     this.#setAside = failures

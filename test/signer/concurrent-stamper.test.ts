@@ -10,7 +10,7 @@ import { monotonicMs } from '../../queue/redis-clock.ts';
 import { encodeStampRequests } from '../../queue/stamp-messages.ts';
 import { createCallMemory, longestCallMs } from '../../signer/call-watch.ts';
 import { ConcurrentStamper } from '../../signer/concurrent-stamper.ts';
-import { createPaceMemory } from '../../signer/session-pace.ts';
+import { createPaceMemory, takeTurn } from '../../signer/session-pace.ts';
 import { writeTsus } from '../../signer/shared-tsus.ts';
 import type { StampedBatch, StampTaskResult, Tsu } from '../../signer/stamp-task.ts';
 import { Stamper } from '../../signer/stamper.ts';
@@ -170,6 +170,30 @@ describe('a stamper that waits for none of its signatures', { skip: withoutFault
     assert.ok(rule.calls <= 4, 'and is not asked at every batch');
     rule.clear();
     plain.close();
+  });
+
+  test('a token that has no room while lanes wait for their turns to be opened is asked again', async () => {
+    const { token } = hsm;
+    const paceMemory = createPaceMemory(100);
+    takeTurn(paceMemory, monotonicMs()); // so that the first one waits as well
+    const stamper = new ConcurrentStamper({ ...hsm.data, paceMemory });
+    const rule = token.fail('C_OpenSession', pkcs11.CKR_SESSION_COUNT);
+    assert.deepEqual(await stamp(stamper, 3), { kind: 'slotFailed', errorClass: 'session', message: 'CKR_SESSION_COUNT' });
+    rule.clear();
+    assert.equal(stamped(await stamp(stamper, 3)).outcomes.granted, 3);
+  });
+
+  test('lanes that cannot be opened use up no call marks; one for which there is no mark fails as any other', async () => {
+    const { token } = hsm;
+    const callMemory = createCallMemory();
+    const stamper = new ConcurrentStamper({ ...hsm.data, callMemory });
+    const rule = token.fail('C_OpenSession', pkcs11.CKR_SESSION_COUNT);
+    for (let i = 0; i < 5; i += 1) assert.equal((await stamp(stamper, 4)).kind, 'slotFailed');
+    rule.clear();
+    stamped(await stamp(stamper, 1));
+    assert.equal(new Int32Array(callMemory)[0], 1, 'only one was ever open');
+    new Int32Array(callMemory)[0] = 1_024;
+    assert.equal((await stamp(new ConcurrentStamper({ ...hsm.data, callMemory }), 2)).kind, 'slotFailed');
   });
 
   test('a session for each turn, also for those that replace lost ones; waiting for one is no call that hangs', async () => {

@@ -143,7 +143,7 @@ test('our key session meets the codes: one of class session is retried, one of c
   const { token, keySession } = world.open(t);
   const session = keySession();
   const before = token.counters;
-  const lost = token.fail('C_Sign', pkcs11.CKR_SESSION_HANDLE_INVALID, { times: 1 });
+  const lost = token.fail('C_Sign', pkcs11.CKR_KEY_HANDLE_INVALID, { times: 1 });
   session.sign(hash);
   assert.equal(lost.struck, 1);
   assert.equal(token.counters.sessions, before.sessions); // the lost one was closed, and another opened
@@ -161,18 +161,47 @@ test('several sessions are lost one after the other: still the signature is made
   const session = keySession();
   const before = token.counters;
   for (const signing of [async () => session.sign(hash), () => session.signLater(hash)]) {
-    const lost = token.fail('C_Sign', pkcs11.CKR_SESSION_HANDLE_INVALID, { times: 4 });
+    const lost = token.fail('C_Sign', pkcs11.CKR_KEY_HANDLE_INVALID, { times: 4 });
     await signing();
     assert.equal(lost.struck, 4);
     lost.clear();
-    const all = token.fail('C_Sign', pkcs11.CKR_SESSION_HANDLE_INVALID);
-    await assert.rejects(signing, ckr('CKR_SESSION_HANDLE_INVALID'));
+    const all = token.fail('C_Sign', pkcs11.CKR_KEY_HANDLE_INVALID);
+    await assert.rejects(signing, ckr('CKR_KEY_HANDLE_INVALID'));
     assert.equal(all.struck, 5, 'it is asked no more often than that');
     all.clear();
     await signing();
     assert.equal(token.counters.sessions, before.sessions);
   }
   session.close();
+});
+
+test('a handle that the token does not know any more is never closed: it may be that of another session by now', {
+  skip,
+}, async (t) => {
+  const { token, keySession } = world.open(t);
+  const session = keySession();
+  const closed = token.fail('C_CloseSession', pkcs11.CKR_DEVICE_ERROR, { every: 1_000 });
+  for (const code of [pkcs11.CKR_SESSION_HANDLE_INVALID, pkcs11.CKR_SESSION_CLOSED]) {
+    for (const [name, step] of [
+      ['C_Sign', () => session.sign(hash)],
+      ['C_Sign', () => session.signLater(hash)],
+      ['C_GetSessionInfo', () => session.keepAlive()],
+      ['C_GetSessionInfo', () => session.keepAliveLater()],
+    ] as const) {
+      const lost = token.fail(name, code, { times: 1 });
+      await step();
+      assert.deepEqual([lost.struck, closed.calls], [1, 0]);
+      lost.clear();
+    }
+  }
+  token.fail('C_Sign', pkcs11.CKR_KEY_HANDLE_INVALID, { times: 1 });
+  const unopened = token.fail('C_OpenSession', pkcs11.CKR_DEVICE_ERROR);
+  assert.throws(() => session.sign(hash), ckr('CKR_DEVICE_ERROR'));
+  assert.throws(() => session.sign(hash), ckr('CKR_DEVICE_ERROR'));
+  assert.throws(() => session.keepAlive(), ckr('CKR_DEVICE_ERROR'));
+  session.prepare();
+  session.close();
+  assert.deepEqual([unopened.struck, closed.calls], [3, 1], 'that was no good is closed, and once');
 });
 
 test('one token fails while the other works', { skip }, (t) => {

@@ -136,11 +136,14 @@ describe('a token that refuses fast', { skip: withoutFaultyModule }, () => {
       test('the next TSU cannot be opened, whatever the token says: the one that stamps goes on', async () => {
         const stamp = open();
         assert.equal((await stamp(1)).kind, 'stamped');
-        const rule = faulty.token(label).fail('C_SignInit', pkcs11.CKR_KEY_FUNCTION_NOT_PERMITTED, { times: 1 });
+        // No function of the stamp itself, which may go first.
+        const rule = faulty.token(label).fail('C_FindObjectsInit', pkcs11.CKR_KEY_FUNCTION_NOT_PERMITTED, { times: 1 });
         writeTsus(data.tsuMemory, [{ ...tsu, id: 'ab'.repeat(32), activeFromMs: Date.now() + 60_000 }, tsu]);
-        const result = await stamp(1);
-        assert.ok(result.kind === 'stamped', JSON.stringify(result));
-        assert.deepEqual([result.outcomes.granted, rule.struck], [1, 1]);
+        for (let stamps = 0; stamps < 2; stamps += 1) {
+          const result = await stamp(1);
+          assert.ok(result.kind === 'stamped', JSON.stringify(result));
+          assert.deepEqual([result.outcomes.granted, rule.struck], [1, 1]);
+        }
       });
 
       test('the only TSU cannot be opened: that is the slot', async () => {

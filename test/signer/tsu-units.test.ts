@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import { before, describe, type TestContext, test } from 'node:test';
 import pkcs11 from 'pkcs11js';
 import { noTurns } from '../../signer/session-pace.ts';
-import { createTsuMemory } from '../../signer/shared-tsus.ts';
+import { createTsuMemory, writeTsus } from '../../signer/shared-tsus.ts';
 import type { Tsu } from '../../signer/stamp-task.ts';
 import { TsuUnits } from '../../signer/tsu-units.ts';
 import { withoutFaultyModule } from '../support/faulty-module/build.ts';
@@ -18,16 +18,18 @@ describe('the TSUs of a thread', { skip: withoutFaultyModule }, () => {
   });
 
   const world = (t: TestContext, ...tsus: readonly Tsu[]) => {
+    const tsuMemory = createTsuMemory(tsus);
     t.mock.timers.enable({ apis: ['Date'], now: start });
     const { token } = hsm;
     const before = token.counters.sessions;
-    const units = new TsuUnits({ ...hsm.data, tsuMemory: createTsuMemory(tsus) }, noTurns);
+    const units = new TsuUnits({ ...hsm.data, tsuMemory }, noTurns);
     const lookAt = (ms: number): string => {
       t.mock.timers.setTime(start + ms);
       units.refresh();
       return units.at(start + ms).tsu.id;
     };
-    return { token, units, lookAt, sessions: () => token.counters.sessions - before };
+    const write = (...written: readonly Tsu[]): void => writeTsus(tsuMemory, written);
+    return { token, units, lookAt, write, sessions: () => token.counters.sessions - before };
   };
   const next = (inMs: number, change: Partial<Tsu> = {}): Tsu => ({
     ...hsm.tsu,
@@ -51,8 +53,29 @@ describe('the TSUs of a thread', { skip: withoutFaultyModule }, () => {
     assert.deepEqual([lookAt(0), sessions()], [hsm.tsu.id, 1]);
     assert.match(units.setAside.join(), /CKR_SESSION_COUNT/, 'and it is told while there is time');
     assert.deepEqual([lookAt(59_999), sessions()], [hsm.tsu.id, 1]);
-    assert.deepEqual([lookAt(70_000), sessions()], ['ab'.repeat(32), 1]);
+    assert.deepEqual([lookAt(60_000), sessions()], ['ab'.repeat(32), 1]);
     assert.deepEqual([lookAt(80_001), sessions(), units.setAside], ['ab'.repeat(32), 1, []], 'the predecessor is not missed');
+    units.close();
+  });
+
+  test('a token with room for one session: the successor takes the place of one that is not to stamp any more', (t) => {
+    const { token, units, lookAt, write, sessions } = world(t, hsm.tsu, next(60_000));
+    token.limitSessions(token.counters.sessions + 1);
+    assert.deepEqual([lookAt(0), sessions()], [hsm.tsu.id, 1]);
+    write(next(500));
+    assert.deepEqual([lookAt(1_000), sessions(), units.setAside], ['ab'.repeat(32), 1, []]);
+    units.close();
+  });
+
+  test('what is not in the list any more does not stamp, before the next look either', (t) => {
+    const { units, lookAt, write, sessions } = world(t, hsm.tsu);
+    assert.deepEqual([lookAt(0), sessions()], [hsm.tsu.id, 1]);
+    write(hsm.tsu, next(60_000));
+    assert.deepEqual([units.isDue(start), units.canStampAt(start), sessions()], [true, true, 1], 'another one does not hold it up');
+    assert.equal(units.canStampAt(start + 60_000), false, 'until its instant');
+    write(next(60_000));
+    assert.deepEqual([units.isDue(start), units.canStampAt(start), sessions()], [true, false, 0]);
+    assert.throws(() => units.at(start), { code: 'TSU_NONE_ACTIVE' });
     units.close();
   });
 
