@@ -16,7 +16,7 @@ const skip = withoutSofthsm || redisServerMissing() || (await opensslMissing());
 const long = process.env['TEST_LONG'] !== undefined;
 const dayMs = 86_400_000;
 /**
- * Of all that are kept, so many are shown to OpenSSL, which judges one in a process: 15 ms of a core each, in the long run five to ten
+ * Of all that are kept, so many are shown to OpenSSL, which judges one in a process: with its start 10 to 20 ms each, in the long run five to ten
  * minutes of two cores.
  */
 const judgedMax = long ? 40_000 : 200;
