@@ -6,6 +6,7 @@
  */
 import { type ChildProcess, fork } from 'node:child_process';
 import { once } from 'node:events';
+import { setTimeout as delay } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { type Counter, Registry } from 'prom-client';
 import { SigilloError } from '../config/errors.ts';
@@ -49,6 +50,9 @@ const memoryOptions: Readonly<Record<string, readonly string[]>> = {
   journal: ['--max-semi-space-size=4', '--v8-pool-size=1'],
   lifecycle: ['--max-semi-space-size=2', '--single-threaded-gc'],
 };
+
+/** A start takes two seconds. */
+const lifecycleWaitMsMax = 5_000;
 
 /** The programs that are run; tests put their own in place. */
 interface ServicePrograms {
@@ -160,10 +164,12 @@ class Supervisor {
     for (const one of [journal, ...signers, gateway]) one.start();
     // With one slot of several the service does its job, and keys are replaced ahead of time.
     const oneSigner = Promise.any(signers.map((signer) => signer.firstReady));
-    await this.#step(Promise.all([journal.firstReady, oneSigner, gateway.firstReady]));
-    this.#phase = 'running';
-    // It has weeks, and would take a core from those that clients wait for.
+    const ready = Promise.all([journal.firstReady, oneSigner, gateway.firstReady]);
+    // It has weeks, and would take a core from those that clients wait for; but signers whose keys are all over wait for it.
+    await this.#step(Promise.race([ready, delay(lifecycleWaitMsMax, undefined, { ref: false })]));
     lifecycle.start();
+    await this.#step(ready);
+    this.#phase = 'running';
     process.stdout.write(announcement(this.#config));
   }
 

@@ -73,6 +73,14 @@ describe('start and stop', () => {
     );
   });
 
+  test('a signer that does not come up, as one whose keys are all over, does not keep away the lifecycle that would make the next', async (context) => {
+    const service = await supervisionFor(context).start({ FIXTURE_SIGNER: 'crash-at-start' });
+    await until('the lifecycle runs', () => service.starts('lifecycle').length > 0);
+    assert.ok(service.starts('signer').length > 0);
+    service.kill('SIGTERM');
+    assert.equal((await service.ended).code, 0);
+  });
+
   test('a stop during the first-start step ends it', async (context) => {
     const service = await supervisionFor(context).start({ FIXTURE_FIRST_START: 'slow' });
     const [pid] = await until('the first-start step', () =>
