@@ -21,6 +21,7 @@ import { insertSurely, shipSpool } from './shipping.ts';
 import { JournalSources, type SourceEntry } from './sources.ts';
 import type { SpoolBlock } from './spool.ts';
 import type { JournalStore, StoredEvent } from './store.ts';
+import { anotherCame, hasEnded, isBroken } from './writer-faults.ts';
 import { asksForCheckpoint, type JournalSnapshot, type WriterOptions } from './writer-options.ts';
 import { stateOf, type WriterState, writeWriterState } from './writer-state.ts';
 
@@ -34,20 +35,12 @@ const retryMs = 500;
 /** A stop writes what is there, for so long; the rest stays in Redis for the next start. */
 const drainMsMax = 5_000;
 
-const anotherCame = (): SigilloError => new SigilloError('JOURNAL_LEASE_LOST', 'The last block of an earlier writer came after all.');
-const hasEnded = (): SigilloError => new SigilloError('JOURNAL_LEASE_LOST', 'The writer has ended.');
-
 /** Work that needs the store to be all of the journal, and to stay so. */
 interface ExclusiveWork {
   readonly work: () => Promise<void>;
   readonly done: () => void;
   readonly failed: (error: Error) => void;
 }
-
-/** Faults of the journal itself, which another try does not mend. */
-const isBroken = (error: unknown): error is SigilloError =>
-  error instanceof SigilloError &&
-  ['JOURNAL_FORKED', 'JOURNAL_SHORTENED', 'JOURNAL_SPOOL_DAMAGED', 'JOURNAL_LEASE_LOST'].includes(error.code);
 
 /** undefined when what Redis remembers is none: the store tells then. */
 const treeOf = ({ size, subtrees }: WriterState): MerkleTree | undefined => {
@@ -77,6 +70,8 @@ export class JournalWriter {
   #behindTree: Uint8Array[] | undefined;
   /** See `Opening`. */
   #unsettled: boolean;
+  /** Redis may have forgotten that an earlier writer had sent a block (everysec): then nobody knows that something is unsettled. */
+  #isFirst = true;
   /** What the store took for the last insert. */
   #insertMs = 0;
   /** Why it cannot go on, found beside the loop. */
@@ -309,7 +304,7 @@ export class JournalWriter {
     try {
       const store = await within(insertDeadlineMs, this.#options.openStore());
       const startedAtMs = monotonicMs();
-      if (this.#unsettled) await this.#settle(store, block, head);
+      if (this.#unsettled || this.#isFirst) await this.#settle(store, block, head);
       else await within(insertDeadlineMs, store.insert(block, late.signal), () => late.abort());
       this.#insertMs = monotonicMs() - startedAtMs;
       return true;
@@ -328,6 +323,7 @@ export class JournalWriter {
     });
     if (end.size !== head.size) throw anotherCame();
     this.#unsettled = false;
+    this.#isFirst = false;
   }
 
   #checkLease(): void {

@@ -103,12 +103,12 @@ test('a call that hangs is given up, told once, and asked no more; checkpoints a
 
 for (const call of ['C_OpenSession', 'C_Login', 'C_Sign'] as const) {
   test(`${call} hangs while the key is loaded: nobody waits, and the key is there when it comes back`, { skip }, async (t) => {
-    const { thread, told, close } = start(t, { script: (token) => void token.hang(call) });
+    const { thread, token, told, close } = start(t, { script: (scripted) => void scripted.hang(call) });
     await until('it hangs', () => thread.stuck);
     assert.deepEqual([thread.up, told.failed], [false, ['HSM_DEVICE']]);
-    const ended = close();
+    token.reset();
     await until('it is up', () => thread.up);
-    await ended;
+    await close();
     assert.deepEqual(told.refused, []);
   });
 }
