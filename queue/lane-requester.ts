@@ -185,8 +185,10 @@ export class LaneRequester {
   #flush(): void {
     this.#flushScheduled = false;
     const { batchMax } = this.#sizes;
+    // What expires before the next look at the deadlines would only be signed for nobody.
+    const soon = performance.now() + sweepMs;
     while (this.#isWorthAnEntry()) {
-      const slots = this.#waiting.slice(0, batchMax).filter((slot) => slot.waiting !== undefined);
+      const slots = this.#waiting.slice(0, batchMax).filter(({ waiting, deadline }) => waiting !== undefined && deadline > soon);
       this.#waiting = this.#waiting.slice(batchMax);
       if (slots.length > 0) this.#send(slots);
     }
