@@ -1,13 +1,10 @@
 import assert from 'node:assert/strict';
-import { createHash } from 'node:crypto';
 import { afterEach, describe, test } from 'node:test';
 import { setImmediate as turn } from 'node:timers/promises';
 import pkcs11 from 'pkcs11js';
-import { oid } from '../../pki/der.ts';
 import { readTimeStampToken } from '../../pki/tsp-read.ts';
 import { decodeAnswerBlock } from '../../queue/answer-block.ts';
 import { monotonicMs } from '../../queue/redis-clock.ts';
-import { encodeStampRequests } from '../../queue/stamp-messages.ts';
 import { createCallMemory, longestCallMs } from '../../signer/call-watch.ts';
 import { ConcurrentStamper } from '../../signer/concurrent-stamper.ts';
 import { createPaceMemory, takeTurn } from '../../signer/session-pace.ts';
@@ -17,25 +14,10 @@ import { Stamper } from '../../signer/stamper.ts';
 import { StampingPool } from '../../signer/stamping-pool.ts';
 import { withoutFaultyModule } from '../support/faulty-module/build.ts';
 import { faultyTsuWorld } from '../support/faulty-module/tsu-world.ts';
-import { testPolicy } from '../support/software-tsu.ts';
-import { messageImprint } from '../support/tsp-requests.ts';
+import { batchOf as requestsOf } from '../support/stamp-batches.ts';
 import { until } from '../support/until.ts';
 
-const imprint = messageImprint('2.16.840.1.101.3.4.2.1', createHash('sha256').update('document').digest());
-const batchOf = (count: number, ttlMs = 60_000): Uint8Array<ArrayBuffer> =>
-  new Uint8Array(
-    encodeStampRequests(
-      Array.from({ length: count }, (_, id) => ({
-        id,
-        certReq: false,
-        policy: oid(testPolicy),
-        messageImprint: imprint,
-        client: id % 2 === 0 ? 'anonymous' : 'bank.one',
-        nonce: undefined,
-      })),
-      () => ttlMs,
-    ),
-  );
+const batchOf = (count: number, ttlMs?: number): Uint8Array<ArrayBuffer> => new Uint8Array(requestsOf(count, ttlMs));
 
 describe('a stamper that waits for none of its signatures', { skip: withoutFaultyModule }, () => {
   const hsm = faultyTsuWorld();

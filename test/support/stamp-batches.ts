@@ -7,16 +7,16 @@ import { messageImprint } from './tsp-requests.ts';
 
 const imprint = messageImprint('2.16.840.1.101.3.4.2.1', createHash('sha256').update('document').digest());
 
-/** So many requests of the same imprint, that wait for a minute. */
-export const batchOf = (count: number): Buffer =>
+/** So many requests of the same imprint, in turn of two clients. */
+export const batchOf = (count: number, ttlMs = 60_000): Buffer =>
   encodeStampRequests(
     Array.from({ length: count }, (_, id) => ({
       id,
       certReq: false,
       policy: oid(testPolicy),
       messageImprint: imprint,
-      client: 'anonymous',
+      client: id % 2 === 0 ? 'anonymous' : 'bank.one',
       nonce: undefined,
     })),
-    () => 60_000,
+    () => ttlMs,
   );
