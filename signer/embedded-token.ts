@@ -3,7 +3,8 @@
  *
  * A token is initialised in a staging folder of its own and moved to its place by one rename, after its PINs are on disk.
  * So an interruption at any point leaves either no token or a whole one, and the next start goes on from there; what is
- * left in staging can hold no key and is thrown away. A token that is in its place is never initialised again.
+ * left in staging can hold no key and is thrown away. A token that is in its place is never initialised again, and has a copy of the file
+ * that a killed login may empty.
  */
 
 import { randomBytes } from 'node:crypto';
@@ -15,8 +16,10 @@ import { invariant, SigilloError } from '../config/errors.ts';
 import { homePaths } from '../config/home.ts';
 import type { Config } from '../config/schema.ts';
 import { readSecretFile } from '../config/secrets.ts';
+import type { Logger } from '../observability/log.ts';
 import { callingHsm } from './pkcs11-errors.ts';
 import { embeddedModule, embeddedTokens, type HsmModule, type HsmSlot, openModule } from './pkcs11-module.ts';
+import { keepTokenFile, restoreTokenFiles } from './token-copies.ts';
 
 /** 32 symbols, so that five bits of a random octet choose one without bias; no token refuses lower-case letters and digits. */
 const pinAlphabet = 'abcdefghijkmnpqrstuvwxyz23456789';
@@ -93,6 +96,7 @@ const makeToken = (config: Config, modulePath: string, label: string): void => {
   withModule({ modulePath, environment: { SOFTHSM2_CONF: staging.conf } }, (module) => initToken(module, label, pins));
   const [made, ...others] = readdirSync(staging.folder);
   invariant(made !== undefined && others.length === 0, 'SoftHSM made something else than one token');
+  keepTokenFile(join(staging.folder, made));
   syncTree(staging.folder);
   renameSync(join(staging.folder, made), join(paths.tokenFolder, made));
   syncFolder(paths.tokenFolder);
@@ -113,15 +117,21 @@ const requirePin = (file: string, label: string): string => {
  * Loads and unloads the module, so it must run before anything else in the process opens it.
  *
  * @returns the labels of the tokens that were made
- * @throws HSM_MODULE_MISSING, CONFIG_UNREADABLE when a PIN file is lost, HSM_PIN_REFUSED when it is not the token's
+ * @throws HSM_MODULE_MISSING, HSM_TOKEN_MISSING, CONFIG_UNREADABLE when a PIN file is lost, HSM_PIN_REFUSED when it is not the token's
  */
 export const ensureEmbeddedTokens = (config: Config): string[] => {
   const paths = homePaths(config.home);
   const hsm = embeddedModule(config);
   for (const folder of [paths.tokenFolder, paths.pinFolder]) mkdirSync(folder, { recursive: true, mode: 0o700 });
   writeConf(paths.softhsmConf, paths.tokenFolder);
+  restoreTokenFiles(paths.tokenFolder);
   const missing = withModule(hsm, (module) => {
-    const found = new Map(module.tokens().map(({ label, token }) => [label, token]));
+    const tokens = module.tokens().filter(({ token }) => (token.flags & TokenFlag.TOKEN_INITIALIZED) !== 0);
+    // One that is made in the place of another would hide that keys are lost.
+    if (tokens.length < readdirSync(paths.tokenFolder).length) {
+      throw new SigilloError('HSM_TOKEN_MISSING', `SoftHSM cannot read every token in ${paths.tokenFolder}; put it back from a backup`);
+    }
+    const found = new Map(tokens.map(({ label, token }) => [label, token]));
     const absent: string[] = [];
     for (const { label } of embeddedTokens) {
       const token = found.get(label);
@@ -138,6 +148,15 @@ export const ensureEmbeddedTokens = (config: Config): string[] => {
     }
     return absent;
   });
+  // They can be read: their labels were. Without one of these we do not know which file it is.
+  if (missing.length === 0) for (const name of readdirSync(paths.tokenFolder)) keepTokenFile(join(paths.tokenFolder, name));
   for (const label of missing) makeToken(config, hsm.modulePath, label);
   return missing;
+};
+
+/** For each process before it opens the module: an earlier one may have been killed while it logged in. */
+export const restoreEmbeddedTokens = (config: Config, log: Pick<Logger, 'warn'>): void => {
+  if (config.hsm.mode !== 'embedded') return;
+  const restored = restoreTokenFiles(homePaths(config.home).tokenFolder);
+  if (restored.length > 0) log.warn({ files: restored }, 'hsm: a login was interrupted while SoftHSM wrote; its copy is put back');
 };

@@ -1,11 +1,15 @@
 import assert from 'node:assert/strict';
-import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs';
-import { join } from 'node:path';
-import { afterEach, beforeEach, test } from 'node:test';
+import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, statSync, truncateSync, writeFileSync } from 'node:fs';
+import { dirname, join } from 'node:path';
+import { afterEach, beforeEach, describe, test } from 'node:test';
+import type { Session } from 'graphene-pk11';
 import type { SigilloError } from '../../config/errors.ts';
 import { homePaths } from '../../config/home.ts';
-import { ensureEmbeddedTokens } from '../../signer/embedded-token.ts';
-import { embeddedModule, openModule, resolveHsm } from '../../signer/pkcs11-module.ts';
+import { keyScheme } from '../../pki/algorithms.ts';
+import { ensureEmbeddedTokens, restoreEmbeddedTokens } from '../../signer/embedded-token.ts';
+import { embeddedModule, openModule, resolveHsm, slotForPurpose } from '../../signer/pkcs11-module.ts';
+import { keepTokenFile } from '../../signer/token-copies.ts';
+import { findKey, generateKeyPair } from '../../signer/token-keys.ts';
 import { configOf, temporaryFolder, withoutSofthsm } from '../support/token-home.ts';
 
 const skip = withoutSofthsm;
@@ -89,6 +93,91 @@ test('makes the one token that is missing', { skip }, () => {
   rmSync(join(paths.tokenFolder, one!), { recursive: true });
   assert.equal(ensureEmbeddedTokens(configOf(folder.path)).length, 1);
   assertUsable();
+});
+
+/** The file that SoftHSM empties at a login, of the token with this label. */
+const tokenFile = (label: string): string => {
+  const { tokenFolder } = homePaths(folder.path);
+  const files = readdirSync(tokenFolder).map((name) => join(tokenFolder, name, 'token.object'));
+  const found = files.find((file) => readFileSync(file).includes(label));
+  assert.ok(found !== undefined);
+  return found;
+};
+
+describe('a process that was killed while it logged in has emptied the file of its token', { skip }, () => {
+  const label = 'sigillo-timestamp';
+  const scheme = keyScheme('ec-p256');
+  const inToken = <T>(use: (session: Session) => T): T => {
+    const module = openModule(embeddedModule(configOf(folder.path)));
+    try {
+      module.login(slotForPurpose(resolveHsm(configOf(folder.path)), 'timestamp'));
+      return use(module.openSession(label, { readWrite: true }));
+    } finally {
+      module.close();
+    }
+  };
+  const damages: Record<string, (file: string) => void> = {
+    emptied: (file) => truncateSync(file),
+    'cut off': (file) => truncateSync(file, statSync(file).size - 1),
+    'zeros, as after a power cut': (file) => writeFileSync(file, Buffer.alloc(statSync(file).size)),
+    gone: (file) => rmSync(file),
+  };
+  for (const [name, damage] of Object.entries(damages)) {
+    test(`${name}: the next start has its keys`, () => {
+      ensureEmbeddedTokens(configOf(folder.path));
+      const { spki } = inToken((session) => generateKeyPair(session, { label: 'a key', scheme }));
+      damage(tokenFile(label));
+      assert.deepEqual(ensureEmbeddedTokens(configOf(folder.path)), []);
+      assertUsable();
+      assert.deepEqual(
+        inToken((session) => findKey(session, 'a key', scheme)?.spki),
+        spki,
+      );
+    });
+  }
+
+  test('the next process has them too, and says so; a file that is whole is left alone', () => {
+    ensureEmbeddedTokens(configOf(folder.path));
+    const lines: object[] = [];
+    const log = { warn: (line: object) => lines.push(line) };
+    const file = tokenFile(label);
+    const before = statSync(file).ino;
+    restoreEmbeddedTokens(configOf(folder.path), log as never);
+    assert.deepEqual([lines, statSync(file).ino], [[], before]);
+    truncateSync(file);
+    restoreEmbeddedTokens(configOf(folder.path), log as never);
+    assert.deepEqual(lines, [{ files: [file] }]);
+    assertUsable();
+  });
+
+  test('the copy follows a PIN that was changed with other tools, and never a file that is damaged', () => {
+    ensureEmbeddedTokens(configOf(folder.path));
+    const user = join(homePaths(folder.path).pinFolder, `${label}.pin`);
+    const [oldPin, newPin] = [readFileSync(user, 'utf8').trim(), 'another-pin'];
+    inToken((session) => session.lib.C_SetPIN(session.handle, oldPin, newPin));
+    writeFileSync(user, `${newPin}\n`);
+    ensureEmbeddedTokens(configOf(folder.path));
+    const copy = join(dirname(tokenFile(label)), 'token.copy');
+    const kept = readFileSync(copy);
+    const file = tokenFile(label);
+    truncateSync(file);
+    keepTokenFile(dirname(file));
+    assert.deepEqual(readFileSync(copy), kept);
+    ensureEmbeddedTokens(configOf(folder.path));
+    assertUsable();
+  });
+
+  test('without a copy it is an error, and no token is made in its place', () => {
+    ensureEmbeddedTokens(configOf(folder.path));
+    const file = tokenFile(label);
+    rmSync(join(dirname(file), 'token.copy'));
+    truncateSync(file);
+    assert.throws(
+      () => ensureEmbeddedTokens(configOf(folder.path)),
+      (error: SigilloError) => error.code === 'HSM_TOKEN_MISSING' && /backup/.test(error.message),
+    );
+    assert.equal(readdirSync(homePaths(folder.path).tokenFolder).length, 3);
+  });
 });
 
 test('a token with an SO PIN and no user PIN gets its user PIN', { skip }, () => {
