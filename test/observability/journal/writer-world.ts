@@ -5,6 +5,7 @@
 import assert from 'node:assert/strict';
 import { randomBytes } from 'node:crypto';
 import { rmSync } from 'node:fs';
+import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { after, afterEach, before, beforeEach } from 'node:test';
 import { SigilloError } from '../../../config/errors.ts';
@@ -231,8 +232,9 @@ export class WriterWorld {
     return (await this.redis.xlen(lane)) + (await this.redis.xlen(journalKeys.events));
   }
 
+  /** By names: to open the spool beside the writer that has it would clear away what is being written. */
   async spooledBlocks(): Promise<number> {
-    return (await Spool.open(this.spoolFolder, 1_000_000)).blocks.length;
+    return (await readdir(this.spoolFolder)).filter((name) => name.endsWith('.block')).length;
   }
 
   /** The writer's record in Redis of how far it is. */
