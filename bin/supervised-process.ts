@@ -1,12 +1,14 @@
 /**
  * One process kept alive: started again with exponential back-off when it dies, stopped within a bound.
  *
- * A process that says by its exit status that a restart cannot help is left alone and reported as failed.
+ * A process that says by its exit status that a restart cannot help is left alone and reported as failed, until one of the files changes
+ * that may be what is wrong.
  */
 import type { ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
 import { setTimeout as delay } from 'node:timers/promises';
 import { SigilloError } from '../config/errors.ts';
+import { fileState } from '../config/file-state.ts';
 import type { Logger } from '../observability/log.ts';
 import { type Ask, exitDoNotRestart, exitTokenFailed, isChildMessage, type Question } from './child-messages.ts';
 
@@ -14,6 +16,8 @@ const backoffMsMin = 100;
 const backoffMsMax = 5_000;
 /** A process that lived so long was healthy: its next death starts the back-off anew. */
 const healthyAfterMs = 30_000;
+/** Whoever has mended a file waits for what comes of it. */
+const repairLookMs = 1_000;
 
 export interface ProcessPlan {
   readonly name: string;
@@ -33,8 +37,10 @@ export interface ProcessPlan {
   /** Called with each new process at once, so that its PID is on record before anything can go wrong. */
   readonly onSpawn: (pid: number) => void;
   readonly onRestart: () => void;
-  /** Called once, when a restart makes no sense; `status` is what the supervisor should exit with. */
+  /** Called when a restart makes no sense; `status` is what the supervisor should exit with. */
   readonly onFailed: (status: number) => void;
+  /** What may be wrong, or missing, when a restart makes no sense: it is started again when one of these is another than at its start. */
+  readonly repairFiles?: readonly string[];
 }
 
 type State = 'idle' | 'starting' | 'ready' | 'waiting' | 'failed' | 'stopping' | 'stopped';
@@ -88,6 +94,8 @@ export class SupervisedProcess {
   #child: ChildProcess | undefined;
   #pauseMs: number | undefined;
   #restartTimer: NodeJS.Timeout | undefined;
+  /** Of `repairFiles`, before the process could read them. */
+  #fileStates = '';
   /** What the exit status would be of a process that can only be killed. */
   #endingStatus: number | undefined;
   #asked = 0;
@@ -106,8 +114,9 @@ export class SupervisedProcess {
   }
 
   start(): void {
-    if (this.#state !== 'idle' && this.#state !== 'waiting') return;
+    if (this.#state !== 'idle' && this.#state !== 'waiting' && this.#state !== 'failed') return;
     this.#state = 'starting';
+    this.#fileStates = this.#lookAtFiles();
     const startedAt = performance.now();
     const gone = new AbortController();
     const child = this.#plan.spawn();
@@ -154,6 +163,9 @@ export class SupervisedProcess {
   /** The state in words, for health details. */
   describe(): string {
     if (this.#state === 'waiting') return `died; starts again in at most ${this.#pauseMs} ms`;
+    const files = this.#plan.repairFiles ?? [];
+    if (this.#state === 'failed' && files.length > 0)
+      return `failed, its log says why; starts again when one of these changes: ${files.join(', ')}`;
     return this.#state;
   }
 
@@ -218,6 +230,7 @@ export class SupervisedProcess {
       this.#state = 'failed';
       this.#plan.log.error({ process: this.name }, `failed (${how}); starting it again would not help`);
       this.#plan.onFailed(exitDoNotRestart);
+      this.#awaitRepair();
       return;
     }
     const waitMs = pauseAfter({ livedMs, tokenFailed: code === exitTokenFailed }, this.#pauseMs, this.#plan.tokenBackoffMsMax);
@@ -228,5 +241,23 @@ export class SupervisedProcess {
       this.#plan.onRestart();
       this.start();
     }, waitMs);
+  }
+
+  #lookAtFiles(): string {
+    return (this.#plan.repairFiles ?? []).map(fileState).join(' ');
+  }
+
+  /** By looks: of a secret that is mounted, a link is put into another place, and nothing is written. */
+  #awaitRepair(): void {
+    if (this.#state !== 'failed' || this.#plan.repairFiles === undefined) return;
+    this.#restartTimer = setTimeout(() => {
+      if (this.#lookAtFiles() === this.#fileStates) {
+        this.#awaitRepair();
+        return;
+      }
+      this.#plan.log.info({ process: this.name }, 'a file has changed that may be what was wrong: it is started again');
+      this.#plan.onRestart();
+      this.start();
+    }, repairLookMs);
   }
 }

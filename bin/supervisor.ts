@@ -29,7 +29,7 @@ import {
 } from './embedded-redis.ts';
 import { type HomeLock, knowProcess, lockHome, untilGone } from './home-lock.ts';
 import { type OpsServer, serveOps } from './ops-server.ts';
-import { planSigners } from './signer-plan.ts';
+import { filesOfSlots, planSigners } from './signer-plan.ts';
 import { describeExit, type ProcessPlan, SupervisedProcess, terminate, untilReadyMessage } from './supervised-process.ts';
 
 /**
@@ -157,9 +157,13 @@ class Supervisor {
     if (redis.mode === 'embedded') await this.#step(this.#startRedis(redis));
     await this.#step(this.#runFirstStart());
     const journal = this.#superviseService('journal', 'journal');
-    const signers = planSigners(this.#config).map(({ name, slot }) => this.#superviseService('signer', name, slot));
+    const signers = planSigners(this.#config).map(({ name, slot }) => {
+      const repairFiles = filesOfSlots(this.#config, { label: slot, purposes: ['timestamp'] });
+      return this.#superviseService('signer', name, { slot, repairFiles });
+    });
     this.#signers.push(...signers);
-    const lifecycle = this.#superviseService('lifecycle', 'lifecycle');
+    const repairFiles = filesOfSlots(this.#config, { purposes: ['timestamp', 'authority'] });
+    const lifecycle = this.#superviseService('lifecycle', 'lifecycle', { repairFiles });
     const gateway = this.#superviseService('gateway', 'gateway');
     for (const one of [journal, ...signers, gateway]) one.start();
     // With one slot of several the service does its job, and keys are replaced ahead of time.
@@ -192,7 +196,11 @@ class Supervisor {
     await Promise.race([supervised.firstReady, ended.promise]);
   }
 
-  #superviseService(program: 'journal' | 'signer' | 'lifecycle' | 'gateway', name: string, slot?: string): SupervisedProcess {
+  #superviseService(
+    program: 'journal' | 'signer' | 'lifecycle' | 'gateway',
+    name: string,
+    { slot, repairFiles }: { readonly slot?: string | undefined; readonly repairFiles?: readonly string[] | undefined } = {},
+  ): SupervisedProcess {
     return this.#supervise(name, serviceReadyMsMax, {
       spawn: () =>
         this.#fork(this.#programs[program], memoryOptions[program], {
@@ -201,6 +209,7 @@ class Supervisor {
         }),
       untilReady: untilReadyMessage,
       standstillMsMax: this.#standstillMsMax(program),
+      ...(repairFiles === undefined ? {} : { repairFiles }),
     });
   }
 
@@ -221,7 +230,11 @@ class Supervisor {
     });
   }
 
-  #supervise(name: string, readyMsMax: number, how: Pick<ProcessPlan, 'spawn' | 'untilReady' | 'standstillMsMax'>): SupervisedProcess {
+  #supervise(
+    name: string,
+    readyMsMax: number,
+    how: Pick<ProcessPlan, 'spawn' | 'untilReady' | 'standstillMsMax' | 'repairFiles'>,
+  ): SupervisedProcess {
     const supervised = new SupervisedProcess({
       name,
       readyMsMax,
@@ -237,10 +250,14 @@ class Supervisor {
     return supervised;
   }
 
-  /** A slot that does not let us in stops alone, while another stamps; what only a change of the configuration helps stops all. */
+  /**
+   * A slot that does not let us in stops alone, and so does the lifecycle: they come back when what is wrong is mended, and a service that
+   * ended could not say what it is. Only at the start, or without journal or gateway, nothing is served that would be lost.
+   */
   #onFailed(name: string, status: number): void {
+    if (name === 'lifecycle') return;
     const isSigner = this.#signers.some((signer) => signer.name === name);
-    if (isSigner && this.#signers.some((signer) => signer.state !== 'failed')) return;
+    if (isSigner && (this.#phase === 'running' || this.#signers.some((signer) => signer.state !== 'failed'))) return;
     this.#requestStop(status, `${name} cannot run with this configuration`);
   }
 

@@ -69,7 +69,7 @@ export const errorCatalogue = {
   ),
   HSM_PIN_REFUSED: entry(
     'The token refused the PIN. It is not tried again.',
-    'Put the right PIN into the PIN file and restart; a few wrong tries lock a token.',
+    'Put the right PIN into the PIN file; a service that runs takes it from there. A few wrong tries lock a token.',
     0,
     final,
   ),

@@ -5,10 +5,10 @@
  * origin, and must not take back what this process has signed before: no smaller tree, and no other one of the same size.
  *
  * Stamps do not depend on this key. When it cannot be loaded, or the token fails, the signer serves without it: `up` is false,
- * requests are answered with the reason, and the token is asked again at most every 30 s. Only a refused PIN stops the signer, as
- * everywhere: a PIN is never tried twice. A login that the token has forgotten comes back with a new process alone, which logs in once;
- * so it is told to `onLoginLost`, and not before the process has served for a minute: a token that forgets it all the time must not
- * keep the signer from stamping.
+ * requests are answered with the reason, and the token is asked again at most every 30 s, after a refused PIN only when its file has
+ * another one. A login that the token has forgotten comes back with a new process alone, which logs in once; so it is told to
+ * `onLoginLost`, and not before the process has served for a minute: a token that forgets it all the time must not keep the signer from
+ * stamping.
  */
 import { createPublicKey, hash as digestOf, randomBytes, verify } from 'node:crypto';
 import { SigilloError } from '../config/errors.ts';
@@ -96,13 +96,13 @@ export class CheckpointKey {
   /** The largest that this process has signed. */
   #last: Checkpoint | undefined;
 
-  /** Loads the key; a failure is told to `onFailed`. @throws HSM_PIN_REFUSED */
+  /** Loads the key; a failure is told to `onFailed`. */
   constructor(options: CheckpointKeyOptions) {
     this.#options = options;
     try {
       this.#load();
-    } catch (error) {
-      if (error instanceof SigilloError && error.code === 'HSM_PIN_REFUSED') throw error;
+    } catch {
+      // told
     }
   }
 

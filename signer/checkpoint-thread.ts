@@ -19,7 +19,7 @@ const watchEveryMs = 100;
 const handOverMs = 300_000;
 
 /** Given to the thread at its start. */
-export interface CheckpointThreadData extends Pick<Hsm, 'refusedPinFolder'> {
+export interface CheckpointThreadData extends Pick<Hsm, 'refusedPinFolder'>, Pick<CheckpointKeyOptions, 'askAgainMs'> {
   readonly slot: HsmSlot;
   readonly origin: string;
   /** What the main thread has opened of it: the module, and logged in to this very token too. */
@@ -73,14 +73,12 @@ export const checkpointSignerHere = (key: CheckpointKey): CheckpointSigner => ({
 });
 
 export interface CheckpointThreadOptions
-  extends Pick<CheckpointThreadData, 'slot' | 'origin' | 'refusedPinFolder' | 'shared'>,
+  extends Pick<CheckpointThreadData, 'slot' | 'origin' | 'refusedPinFolder' | 'shared' | 'askAgainMs'>,
     Pick<CheckpointKeyOptions, 'onFailed' | 'onLoginLost'> {
   /** The key is loaded, for the first time or again, or its token hangs no more. */
   readonly onLoaded?: () => void;
   /** A call into the module that takes longer hangs. */
   readonly callMsMax: number;
-  /** The token has refused the PIN. */
-  readonly onRefused: (error: SigilloError) => void;
   /** A call that hangs for so long will not come back in this process. */
   readonly onHandOver: (error: SigilloError) => void;
   /** @defaultValue five minutes */
@@ -103,8 +101,16 @@ export class CheckpointThread implements CheckpointSigner {
   /** Loads the key, and does not wait for it; a failure is told to `onFailed`, and so is a token that hangs. */
   constructor(options: CheckpointThreadOptions) {
     this.#options = options;
-    const { slot, origin, refusedPinFolder, shared } = options;
-    const data: CheckpointThreadData = { slot, origin, refusedPinFolder, shared, callMemory: this.#callMemory };
+    const { slot, origin, refusedPinFolder, shared, askAgainMs } = options;
+    const callMemory = this.#callMemory;
+    const data: CheckpointThreadData = {
+      slot,
+      origin,
+      refusedPinFolder,
+      shared,
+      callMemory,
+      ...(askAgainMs === undefined ? {} : { askAgainMs }),
+    };
     this.#workers = new Piscina({
       filename: new URL('./checkpoint-worker.ts', import.meta.url).href,
       minThreads: 1,
@@ -151,21 +157,20 @@ export class CheckpointThread implements CheckpointSigner {
   async #run(task: CheckpointTask): Promise<CheckpointTaskResult> {
     // It would wait behind the call that hangs.
     if (this.#hanging !== undefined) throw this.#hanging;
-    const result = await Promise.race([this.#workers.run(task).then((one) => this.#took(task, one)), this.#whenHanging.promise]);
+    const result = await Promise.race([this.#workers.run(task).then((one) => this.#took(one)), this.#whenHanging.promise]);
     if (result.thrown !== undefined) throw errorOf(result.thrown);
     return result;
   }
 
   /** Also of a call that nobody waits for any more. */
-  #took(task: CheckpointTask, result: CheckpointTaskResult): CheckpointTaskResult {
-    const { onLoaded, onFailed, onLoginLost, onRefused } = this.#options;
+  #took(result: CheckpointTaskResult): CheckpointTaskResult {
+    const { onLoaded, onFailed, onLoginLost } = this.#options;
     const wasUp = this.#up;
     this.#up = result.up;
     this.#signatures = result.signatures;
     if (this.#up && !wasUp) onLoaded?.();
     const failure = result.failed === undefined ? undefined : errorOf(result.failed);
     if (failure !== undefined) onFailed(failure);
-    if (task.kind === 'load' && result.thrown !== undefined) onRefused(errorOf(result.thrown));
     if (result.loginLost && failure !== undefined) onLoginLost?.(failure);
     return result;
   }

@@ -7,7 +7,7 @@ import { CheckpointKey } from './checkpoint-key.ts';
 import type { CheckpointTask, CheckpointTaskResult, CheckpointThreadData, ToldError } from './checkpoint-thread.ts';
 import { openHsm } from './hsm-modules.ts';
 
-const { slot, refusedPinFolder, origin, shared, callMemory } = workerData as CheckpointThreadData;
+const { slot, refusedPinFolder, origin, shared, callMemory, askAgainMs } = workerData as CheckpointThreadData;
 const call = takeCallMark(callMemory);
 const hsm = openHsm({ slots: [slot], refusedPinFolder });
 // A second C_Login would ask the token for what the main thread has got from it.
@@ -27,6 +27,7 @@ const load = (): CheckpointKey =>
     module,
     slot,
     origin,
+    ...(askAgainMs === undefined ? {} : { askAgainMs }),
     onFailed: (error) => {
       failed = told(error);
     },

@@ -31,7 +31,7 @@ export interface JournalDuties {
   readonly keyUp: boolean;
   /** Whether Redis keeps what was answered. */
   readonly durability: DurabilityWatch;
-  /** Resolves when the journal's token has forgotten its login, which another process gets back, or has refused its PIN. */
+  /** Resolves when the journal's token has forgotten its login, which another process gets back. */
   readonly failed: Promise<SigilloError>;
   /** Resolves when a call into the journal's token will not come back: checkpoints take another process, which can wait for stamps. */
   readonly handOver: Promise<SigilloError>;
@@ -64,11 +64,10 @@ interface CheckpointEvents {
   readonly loaded: () => void;
   readonly failed: (error: SigilloError) => void;
   readonly loginLost: (error: SigilloError) => void;
-  readonly refused: (error: SigilloError) => void;
   readonly handOver: (error: SigilloError) => void;
 }
 
-/** A token in this process cannot hang; one of an operator is asked by a thread of its own. @throws HSM_PIN_REFUSED */
+/** A token in this process cannot hang; one of an operator is asked by a thread of its own. */
 const openCheckpointSigner = (
   { config, hsm, module, slot: stamping }: JournalDutiesOptions,
   slot: HsmSlot,
@@ -82,7 +81,6 @@ const openCheckpointSigner = (
     refusedPinFolder: hsm.refusedPinFolder,
     shared: slot.label === stamping.label ? 'token' : sharedModule,
     callMsMax: config.signer.callMsMax,
-    onRefused: on.refused,
     onHandOver: on.handOver,
   });
 };
@@ -95,7 +93,7 @@ const figuresOf = (signer: CheckpointSigner | undefined): SlotFigures => ({
   signatures: signer?.signatures ?? 0,
 });
 
-/** Joins the journal. @throws HSM_PIN_REFUSED; what Redis says when it takes nothing */
+/** Joins the journal. @throws what Redis says when it takes nothing */
 export const takeUpJournalDuties = async (options: JournalDutiesOptions): Promise<JournalDuties> => {
   const { config, log, command, hsm, tsu } = options;
   const recorder = createServiceRecorder(command, processName, log, options.clock);
@@ -105,20 +103,14 @@ export const takeUpJournalDuties = async (options: JournalDutiesOptions): Promis
   const told = { redis: command, slot, purpose: 'journal', process: `${processName} of ${options.slot.label}`, log } as const;
   const teller = await SlotTeller.start(told);
   let signer: CheckpointSigner | undefined;
-  const openKey = async (): Promise<CheckpointSigner> =>
-    openCheckpointSigner(options, slot, {
-      loaded: () => teller.serving(() => figuresOf(signer)),
-      failed(error) {
-        log.error({ err: error }, 'journal: this signer cannot sign checkpoints; stamping goes on');
-        teller.failed(error);
-      },
-      loginLost: failed.resolve,
-      refused: failed.resolve,
-      handOver: handOver.resolve,
-    });
-  const key = await openKey().catch(async (error: unknown) => {
-    await teller.end(error);
-    throw error;
+  const key = openCheckpointSigner(options, slot, {
+    loaded: () => teller.serving(() => figuresOf(signer)),
+    failed(error) {
+      log.error({ err: error }, 'journal: this signer cannot sign checkpoints; stamping goes on');
+      teller.failed(error);
+    },
+    loginLost: failed.resolve,
+    handOver: handOver.resolve,
   });
   signer = key;
   const publish = (): Promise<void> => publishChains({ redis: command, recorder, config, tsu: tsu() });

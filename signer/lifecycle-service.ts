@@ -5,10 +5,8 @@
  * Any number of them may run, for the same tokens or for others; BullMQ gives each tick to one, and a lease keeps them apart.
  * Stamping needs none of them: from when to when a TSU may sign stands in the register.
  */
-import { hash } from 'node:crypto';
 import type { Session } from 'graphene-pk11';
-import { SigilloError } from '../config/errors.ts';
-import { homePaths } from '../config/home.ts';
+import type { SigilloError } from '../config/errors.ts';
 import { release } from '../config/release.ts';
 import type { Config } from '../config/schema.ts';
 import { recordOperators } from '../observability/journal/operator-events.ts';
@@ -23,11 +21,12 @@ import { registerRecorderMetrics } from '../observability/recorder-metrics.ts';
 import { HostClock } from '../queue/host-clock.ts';
 import { Lease } from '../queue/lease.ts';
 import { type RedisClient, redisHealth } from '../queue/redis.ts';
-import { startTicks, type Ticks } from '../queue/ticks.ts';
 import { readTsus, tokenName, tsuRegisterKeys } from '../queue/tsu-register.ts';
 import type { Approvals } from './approvals.ts';
 import { type OpenAuthority, openAuthoritySlot } from './authority-slot.ts';
+import { awaitPin, type OpenedSlots, openSlots, timestampSlots, watchCalendars } from './calendar-slots.ts';
 import { operatorFingerprints, readOperators } from './dual-control.ts';
+import { restoreEmbeddedTokens } from './embedded-token.ts';
 import { type OpenHsm, openHsm } from './hsm-modules.ts';
 import type { OtherSlot } from './key-destruction.ts';
 import { type Hsm, type HsmSlot, resolveHsm } from './pkcs11-module.ts';
@@ -62,9 +61,6 @@ const leaseMs = 120_000;
 /** A slot that could not be opened is tried again by a new process then: a module does not find a lost token again. */
 const againMs = 300_000;
 
-/** BullMQ takes no colon in a name, and a label may have anything. */
-const queueName = (name: string): string => `keys-${hash('sha256', name, 'hex').slice(0, 16)}`;
-
 /** Runs one thing at a time: a module is not asked to make two keys at once, and two tokens do not choose one name. */
 const oneAtATime = (): (<T>(action: () => Promise<T>) => Promise<T>) => {
   let last: Promise<unknown> = Promise.resolve();
@@ -73,35 +69,6 @@ const oneAtATime = (): (<T>(action: () => Promise<T>) => Promise<T>) => {
     last = next.catch(() => undefined);
     return next;
   };
-};
-
-const timestampSlots = (hsm: Hsm): readonly HsmSlot[] => hsm.slots.filter(({ purposes }) => purposes.includes('timestamp'));
-
-/**
- * Logs in to the slots whose keys have a calendar. One that fails must not keep the others from it: a later process tries again, unless
- * nothing but PINs was refused, which are not tried again.
- * @throws what the first one has failed with, when all have
- */
-export const openSlots = (
-  hsm: Hsm,
-  module: Pick<OpenHsm, 'login'>,
-  log: Pick<Logger, 'error'>,
-): { readonly slots: readonly HsmSlot[]; readonly failure: SigilloError | undefined } => {
-  const slots: HsmSlot[] = [];
-  const failures: SigilloError[] = [];
-  for (const slot of timestampSlots(hsm)) {
-    try {
-      module.login(slot);
-      slots.push(slot);
-    } catch (error) {
-      if (!(error instanceof SigilloError) || !error.code.startsWith('HSM_')) throw error;
-      log.error({ token: slot.label, err: error }, 'lifecycle: the keys of this token are not looked after for now');
-      failures.push(error);
-    }
-  }
-  const failure = failures.find(({ code }) => code !== 'HSM_PIN_REFUSED');
-  if (slots.length === 0 && failures[0] !== undefined) throw failure ?? failures[0];
-  return { slots, failure };
 };
 
 /** That this process starts, and who its operators are now. @throws CONFIG_UNREADABLE, CONFIG_INVALID */
@@ -146,33 +113,18 @@ const otherSlots =
     }
   };
 
-interface CalendarParts {
-  readonly config: Config;
-  readonly jobs: RedisClient;
-  readonly module: OpenHsm;
-  readonly slot: HsmSlot;
-  readonly log: Logger;
-  readonly work: (slot: HsmSlot, serial: string) => Promise<void>;
-}
-
-/** Has the calendar of a token looked at, by one process at a time. */
-const watchCalendar = ({ config, jobs, module, slot, log, work }: CalendarParts): Promise<Ticks> => {
-  const serial = module.findSlot(slot.label).getToken().serialNumber.trim();
-  return startTicks({
-    name: queueName(tokenName(slot.label, serial)),
-    everyMs: config.tsu.tickMs,
-    connection: jobs,
-    work: () => work(slot, serial),
-    onError: (error) => log.error({ token: slot.label, err: error }, 'tsu: a look at the calendar failed'),
-  });
+/** @throws HSM_* when no slot can be opened */
+const openTokens = (config: Config, log: Logger): OpenedSlots & { readonly hsm: Hsm; readonly module: OpenHsm } => {
+  const hsm = resolveHsm(config);
+  restoreEmbeddedTokens(config, log);
+  const module = openHsm(hsm);
+  return { hsm, module, ...openSlots(hsm, module, log) };
 };
 
 /** Starts the process. @throws HSM_*, REDIS_UNAVAILABLE, CERTIFICATE_INVALID */
 export const startLifecycle = async (config: Config, log: Logger, parts: LifecycleParts): Promise<LifecycleService> => {
   const now = parts.now ?? (() => new Date());
-  const hsm = resolveHsm(config);
-  const module = openHsm(hsm);
-  const { slots, failure } = openSlots(hsm, module, log);
+  const { hsm, module, slots, refused, failure } = openTokens(config, log);
   const command = await connect(config, processName, 'command', log);
   const authoritySlot = await openAuthoritySlot(parts.openAuthority, { redis: command, module, hsm, log });
   const authority = authoritySlot?.authority;
@@ -230,20 +182,21 @@ export const startLifecycle = async (config: Config, log: Logger, parts: Lifecyc
     }
   };
 
-  const ticks: Ticks[] = [];
-  for (const slot of slots) ticks.push(await watchCalendar({ config, jobs, module, slot, log, work: guarded }));
-  log.info({ tokens: slots.map(({ label }) => label), home: homePaths(config.home).pkiFolder }, 'lifecycle: watching the calendar');
+  const calendars = await watchCalendars(slots, { config, jobs, module, log, work: guarded });
+  const looks = refused.map((slot) => awaitPin(slot, module, { open: (late) => calendars.add(late), failed: failed.resolve }));
+  calendars.failed.then(failed.resolve);
 
   return {
     failed: failed.promise,
     metrics: () => metrics.registry.getMetricsAsJSON(),
     async health() {
-      const detail = `of ${slots.map(({ label }) => label).join(', ')}`;
+      const detail = `of ${calendars.tokens.join(', ')}`;
       return [await redisHealth(command), { name: 'calendar of keys', ok: failures.ok, detail }];
     },
     async stop(reason) {
       clearTimeout(again);
-      await Promise.all(ticks.map((one) => one.close()));
+      for (const end of looks) end();
+      await calendars.close();
       await authoritySlot?.end();
       recordStop(recorder, processName, reason);
       await recorder.close();

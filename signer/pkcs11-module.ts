@@ -9,6 +9,7 @@ import { join } from 'node:path';
 import { Module, type Session, SessionFlag, type Slot, type Token, UserType } from 'graphene-pk11';
 import pkcs11 from 'pkcs11js';
 import { SigilloError } from '../config/errors.ts';
+import { fileState } from '../config/file-state.ts';
 import { homePaths } from '../config/home.ts';
 import type { Config, KeyPurpose } from '../config/schema.ts';
 import {
@@ -114,7 +115,8 @@ export interface HsmModule {
   /** The slot whose token has this label. @throws HSM_TOKEN_MISSING when none or more than one has it */
   findSlot(label: string): Slot;
   /**
-   * Logs in to the token of this slot, once for the life of the process: later calls repeat the outcome, never the PIN.
+   * Logs in to the token of this slot, once for the life of the process: later calls repeat the outcome, and never the PIN. After a refusal
+   * a file that was written since is read again, and what is in it is tried unless it was refused before.
    * @throws HSM_PIN_REFUSED, HSM_PIN_UNRECORDED, HSM_TOKEN_MISSING, CONFIG_UNREADABLE
    */
   login(slot: HsmSlot): void;
@@ -279,7 +281,7 @@ export const openModule = ({ modulePath, environment, refusedPinFolder }: Module
   // Without the flag we would declare a single-threaded application, and the workers' calls could corrupt the module.
   callingHsm(`initialise ${modulePath}`, () => module.initialize({ flags: pkcs11.CKF_OS_LOCKING_OK }));
   const refusedPins = createRefusedPins(refusedPinFolder);
-  const logins = new Map<string, { readonly session: Session } | { readonly refused: unknown }>();
+  const logins = new Map<string, { readonly session: Session } | { readonly refused: unknown; readonly pinFileState: string }>();
 
   const findSlot = createSlotFinder(module);
   const openSession = (label: string, options: { readWrite: boolean }): Session => {
@@ -297,10 +299,10 @@ export const openModule = ({ modulePath, environment, refusedPinFolder }: Module
   };
   const login = (slot: HsmSlot): void => {
     const earlier = logins.get(slot.label);
-    if (earlier !== undefined) {
-      if ('refused' in earlier) throw earlier.refused;
-      return;
-    }
+    if (earlier !== undefined && 'session' in earlier) return;
+    // Before it is read: should it be written in between, it is read once more.
+    const pinFileState = fileState(slot.pinFile);
+    if (earlier?.pinFileState === pinFileState) throw earlier.refused;
     // The login ends with the last session on the token (PKCS#11 v3.1, 5.6.8), so this session stays open.
     const session = openSession(slot.label, { readWrite: false });
     try {
@@ -308,7 +310,7 @@ export const openModule = ({ modulePath, environment, refusedPinFolder }: Module
     } catch (error) {
       session.close();
       // A try that never began may begin later.
-      if (error instanceof LoginFailed) logins.set(slot.label, { refused: error.cause });
+      if (error instanceof LoginFailed) logins.set(slot.label, { refused: error.cause, pinFileState });
       throw error instanceof LoginFailed ? error.cause : error;
     }
     logins.set(slot.label, { session });

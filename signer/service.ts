@@ -14,6 +14,7 @@ import { createSignerMetrics, type SignerMetrics } from '../observability/signer
 import { type RedisClient, redisHealth } from '../queue/redis.ts';
 import { createCallMemory } from './call-watch.ts';
 import { type ClockWatch, watchClock } from './clock-watch.ts';
+import { restoreEmbeddedTokens } from './embedded-token.ts';
 import { createEventClock, type EventClock } from './event-clock.ts';
 import { type OpenHsm, openHsm } from './hsm-modules.ts';
 import { type JournalDuties, takeUpJournalDuties } from './journal-duties.ts';
@@ -167,6 +168,7 @@ const leaveToken = async (parts: LeavingParts, reason: string): Promise<void> =>
 };
 
 const serveSlot = async ({ config, log, hsm, slot, command, teller, eventClock }: SlotParts): Promise<SignerService> => {
+  restoreEmbeddedTokens(config, log);
   const module = openHsm(hsm);
   module.login(slot);
   const slotTsus = new SlotTsus({ config, redis: command, module, slot, log });

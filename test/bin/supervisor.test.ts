@@ -176,6 +176,41 @@ describe('deaths', () => {
     assert.equal(existsSync(service.lockFile), false);
   });
 
+  for (const name of ['signer', 'lifecycle']) {
+    test(`a ${name} whose PIN is refused later stops alone, and is started again when the file has another one`, async (context) => {
+      const supervision = supervisionFor(context);
+      const pinFile = join(supervision.folder, 'pin');
+      writeFileSync(pinFile, 'right');
+      const slots = [{ label: 'slot', purposes: ['timestamp', 'authority', 'journal'], pinFile }];
+      const service = await supervision.start({
+        [`FIXTURE_${name.toUpperCase()}`]: `needs ${pinFile}`,
+        SIGILLO__HSM__MODE: 'module',
+        SIGILLO__HSM__MODULE: '/nowhere/module.so',
+        SIGILLO__HSM__SLOTS: JSON.stringify(slots),
+      });
+      await service.untilReady();
+      writeFileSync(pinFile, 'wrong');
+      process.kill(service.starts(name)[0] as number, 'SIGKILL');
+      const detail = (): Promise<string | undefined> =>
+        service.readiness().then((readiness) => readiness?.dependencies.find((one) => one.name === name)?.detail);
+      await until('it is given up', async () => (await detail())?.startsWith('failed'));
+      assert.match((await detail()) as string, new RegExp(`starts again when one of these changes: ${pinFile}`));
+      assert.equal((await service.readiness())?.status, name === 'lifecycle' ? 200 : 503);
+      assert.equal(service.starts(name).length, 2);
+      writeFileSync(pinFile, 'still wrong');
+      await until('one more start', () => service.starts(name).length === 3);
+      await until('it is given up again', async () => (await detail())?.startsWith('failed'));
+      writeFileSync(pinFile, 'right');
+      await service.untilReady();
+      assert.equal(service.starts(name).length, 4);
+      assert.match(service.output, /HSM_PIN_REFUSED/);
+      for (const other of ['signer', 'lifecycle', 'gateway', 'journal'])
+        if (other !== name) assert.equal(service.starts(other).length, 1, other);
+      service.kill('SIGTERM');
+      assert.equal((await service.ended).code, 0);
+    });
+  }
+
   test('children of a killed supervisor stop by themselves, and the next one ends its Redis', async (context) => {
     const home = supervisionFor(context);
     const first = await home.start({ FIXTURE_GATEWAY: 'slow-stop' });

@@ -125,6 +125,8 @@ describe("the journal's key", { skip: withoutSofthsm }, () => {
     const pinFile = join(folder.path, 'wrong-pin');
     writeFileSync(pinFile, 'wrong-pin\n');
     const slot = { ...timestamp, pinFile, purposes: ['journal' as const] };
-    assert.throws(() => new CheckpointKey({ module, slot, origin, onFailed: () => undefined }), refusal('HSM_PIN_REFUSED'));
+    const refused = new CheckpointKey({ module, slot, origin, onFailed: ({ code }) => failures.push(code) });
+    assert.throws(() => refused.sign(textOf(1)), refusal('HSM_PIN_REFUSED'));
+    assert.deepEqual([refused.up, ...failures], [false, 'HSM_KEY_PURPOSE', 'HSM_PIN_REFUSED']);
   });
 });

@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { readdirSync, readFileSync, statSync, utimesSync, writeFileSync } from 'node:fs';
+import { copyFileSync, readdirSync, readFileSync, statSync, utimesSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, afterEach, before, test } from 'node:test';
 import { TokenFlag } from 'graphene-pk11';
@@ -79,6 +79,27 @@ test('a wrong PIN is tried exactly once', { skip }, () => {
   const slot: HsmSlot = { ...embeddedModule(config), label: 'sigillo-timestamp', purposes: ['timestamp'], pinFile };
   for (let i = 0; i < 3; i += 1) assert.throws(() => module.login(slot), code('HSM_PIN_REFUSED', /CKR_PIN_INCORRECT/));
   assert.equal(logins(), 1);
+});
+
+test('after a refusal the process tries what is written into the file later, and a PIN that it had before never again', { skip }, () => {
+  const embedded = embeddedModule(config);
+  const module = openModule({ ...embedded, refusedPinFolder: join(folder.path, 'refused later') });
+  opened.push(module);
+  const logins = countLogins(module);
+  const pinFile = join(folder.path, 'later.pin');
+  const slot: HsmSlot = { ...embedded, label: 'sigillo-timestamp', purposes: ['timestamp'], pinFile };
+  const refusedWith = (pin: string, tried: number): void => {
+    writeFileSync(pinFile, `${pin}\n`, { mode: 0o600 });
+    for (let i = 0; i < 2; i += 1) assert.throws(() => module.login(slot), code('HSM_PIN_REFUSED'));
+    assert.equal(logins(), tried, pin);
+  };
+  refusedWith('12345678', 1);
+  refusedWith('12345678', 1);
+  refusedWith('87654321', 2);
+  refusedWith('12345678', 2);
+  copyFileSync(slotForPurpose(resolveHsm(config), 'timestamp').pinFile, pinFile);
+  module.login(slot);
+  assert.equal(logins(), 3);
 });
 
 test('a wrong PIN is not tried by another process either, until its file has another one', { skip }, () => {

@@ -5,8 +5,8 @@ import { describe, test } from 'node:test';
 import { setTimeout as delay } from 'node:timers/promises';
 import { SigilloError } from '../../config/errors.ts';
 import { checkpointText } from '../../observability/journal/checkpoint.ts';
+import { awaitPin, openSlots } from '../../signer/calendar-slots.ts';
 import { CheckpointKey, journalKeyLabel } from '../../signer/checkpoint-key.ts';
-import { openSlots } from '../../signer/lifecycle-service.ts';
 import type { Hsm, HsmSlot } from '../../signer/pkcs11-module.ts';
 import { embeddedModule } from '../../signer/pkcs11-module.ts';
 import { TokenFailures } from '../../signer/token-failures.ts';
@@ -47,9 +47,37 @@ test('a refused PIN in one slot, a device that fails in another: the second is t
     if (label === 'device') throw new SigilloError('HSM_DEVICE', label);
   };
   const log = { error: () => undefined };
-  const { slots, failure } = openSlots(hsm, { login }, log as never);
-  assert.deepEqual([slots.map(({ label }) => label), failure?.code], [['good'], 'HSM_DEVICE']);
+  const labels = (slots: readonly HsmSlot[]): string[] => slots.map(({ label }) => label);
+  const { slots, refused, failure } = openSlots(hsm, { login }, log as never);
+  assert.deepEqual([labels(slots), labels(refused), failure?.code], [['good'], ['pin'], 'HSM_DEVICE']);
   assert.throws(() => openSlots({ ...hsm, slots: hsm.slots.slice(0, 2) }, { login }, log as never), { code: 'HSM_DEVICE' });
+});
+
+test('a slot is looked after from when its PIN is taken; a device that fails then is for another process', async (t) => {
+  t.mock.timers.enable({ apis: ['setInterval'] });
+  const slot: HsmSlot = { label: 'pin', purposes: ['timestamp'], pinFile: '', modulePath: '', environment: {} };
+  const told: string[] = [];
+  let error: SigilloError | undefined = new SigilloError('HSM_PIN_REFUSED', 'test');
+  let asked = 0;
+  const login = (): void => {
+    asked += 1;
+    if (error !== undefined) throw error;
+  };
+  const look = () => awaitPin(slot, { login }, { open: ({ label }) => told.push(label), failed: ({ code }) => told.push(code) }, 1_000);
+  const [first, second, third] = [look(), look(), look()];
+  t.mock.timers.tick(2_000);
+  assert.deepEqual([asked, told], [6, []]);
+  third();
+  error = undefined;
+  t.mock.timers.tick(1_000);
+  assert.deepEqual([asked, told], [8, ['pin', 'pin']]);
+  t.mock.timers.tick(5_000);
+  assert.equal(asked, 8, 'it is open');
+  error = new SigilloError('HSM_DEVICE', 'test');
+  look();
+  t.mock.timers.tick(5_000);
+  assert.deepEqual([asked, told], [9, ['pin', 'pin', 'HSM_DEVICE']]);
+  for (const end of [first, second]) end();
 });
 
 describe("the journal's key, when the login is lost", { skip: withoutFaultyModule }, () => {
