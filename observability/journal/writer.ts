@@ -331,13 +331,15 @@ export class JournalWriter {
     if (this.#options.heldForMs() < leaseMarginMs) throw new SigilloError('JOURNAL_LEASE_LOST');
   }
 
-  /** Brings what is in the spool into the store whenever that answers, and makes the tree when only the store can tell it. */
+  /** Brings what is in the spool into the store whenever that answers, and makes the tree meanwhile when only the store can tell it. */
   async #ship(signal: AbortSignal): Promise<void> {
+    let reading = Promise.resolve();
     while (!signal.aborted) {
       if (!this.#storeHasAll) await this.#shipOnce(signal);
-      if (this.#tree === undefined && !this.#storeDown) await this.#treeFromStore();
+      if (this.#tree === undefined && this.#behindTree === undefined && !this.#storeDown) reading = this.#treeFromStore();
       await delay(retryMs, undefined, { signal }).catch(() => undefined); // its end by the abort
     }
+    await reading;
   }
 
   /** It never fails: a store that does not answer is asked again, and a fault of the journal ends the loop. */

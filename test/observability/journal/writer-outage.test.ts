@@ -180,11 +180,17 @@ describe('the writer of the journal without its store', { skip: redisServerMissi
     await world.untilStored(10);
     await world.answer(3);
     await world.untilStored(13);
+    // What an outage puts into the spool meanwhile does not wait for the tree.
+    world.storeAway = true;
+    await world.answer(2);
+    await until('it is spooled', () => writer.head.size === 15);
+    world.storeAway = false;
+    await world.untilStored(15);
     slow.resolve();
-    await until('the tree is known', () => writer.snapshot?.size === 13);
+    await until('the tree is known', () => writer.snapshot?.size === 15);
     await world.stop();
     slow = Promise.withResolvers();
-    await world.assertRoot(writer, 13);
+    await world.assertRoot(writer, 15);
   });
 
   test('work that needs the store for itself runs between blocks, when the store has all', async () => {
