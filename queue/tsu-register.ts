@@ -115,22 +115,43 @@ export const parseTsuRecord = (id: string, json: string): TsuRecord => {
   return record.data;
 };
 
-/** Every TSU, in the order in which the keys were made. @throws INTERNAL when a record cannot be read */
-const listTsus = async (redis: RedisClient): Promise<TsuRecord[]> => {
+/** What is done about a record that cannot be read, as one of a later release may be: it is left out. */
+export type OnUnreadableTsu = (id: string, error: SigilloError) => void;
+
+const orFail: OnUnreadableTsu = (_id, error) => {
+  throw error;
+};
+
+/** Every TSU, in the order in which the keys were made. */
+const listTsus = async (redis: RedisClient, onUnreadable: OnUnreadableTsu): Promise<TsuRecord[]> => {
   const all = await redis.hgetall(tsuRegisterKeys.tsus);
   return Object.entries(all)
-    .map(([id, json]) => parseTsuRecord(id, json))
+    .flatMap(([id, json]) => {
+      try {
+        return [parseTsuRecord(id, json)];
+      } catch (error) {
+        onUnreadable(id, error as SigilloError);
+        return [];
+      }
+    })
     .toSorted((a, b) => a.generatedAt.localeCompare(b.generatedAt) || a.keyLabel.localeCompare(b.keyLabel));
 };
 
 /** A number that changes with every change of the register. */
 export const readTsusVersion = async (redis: RedisClient): Promise<string> => (await redis.get(tsuRegisterKeys.version)) ?? '0';
 
-/** The register together with the version it has. @throws INTERNAL when a record cannot be read */
-export const readTsus = async (redis: RedisClient): Promise<{ readonly version: string; readonly tsus: TsuRecord[] }> => {
+/**
+ * The register together with the version it has.
+ * @param onUnreadable for those to whom one record must not hide the others; unset: it is an error
+ * @throws INTERNAL when a record cannot be read
+ */
+export const readTsus = async (
+  redis: RedisClient,
+  onUnreadable = orFail,
+): Promise<{ readonly version: string; readonly tsus: TsuRecord[] }> => {
   // Version first: a change in between is then seen as a new version at the next look, never missed.
   const version = await readTsusVersion(redis);
-  return { version, tsus: await listTsus(redis) };
+  return { version, tsus: await listTsus(redis, onUnreadable) };
 };
 
 interface Replacement {

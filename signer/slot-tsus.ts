@@ -108,8 +108,12 @@ export class SlotTsus {
     // Either way, so that a clock that was put back delays nothing.
     const isDue = this.#refusedAtMs !== undefined && Math.abs(nowMs - this.#refusedAtMs) >= proveAgainMs;
     if (this.#version !== undefined && !isDue && (await readTsusVersion(redis)) === this.#version) return false;
-    const { version, tsus } = await readTsus(redis);
-    const usable = (await this.#candidates(tsus)).filter((tsu) => tsu.usableUntilMs >= nowMs);
+    const unreadable: string[] = [];
+    const { version, tsus } = await readTsus(redis, (id, err) => {
+      unreadable.push(id);
+      this.#alarm(id, { tsu: id, err }, 'tsu: a record of the register that cannot be read is passed over');
+    });
+    const usable = (await this.#candidates(tsus, unreadable)).filter((tsu) => tsu.usableUntilMs >= nowMs);
     const candidates = usable.toSorted((a, b) => b.activeFromMs - a.activeFromMs);
     const proved = this.#provedOf(candidates);
     if (version !== this.#version) await take(proved);
@@ -126,15 +130,16 @@ export class SlotTsus {
     return true;
   }
 
-  async #candidates(registered: readonly TsuRecord[]): Promise<Tsu[]> {
+  /** @param unreadable ids that the register has records of: what the home folder says of these may be over */
+  async #candidates(registered: readonly TsuRecord[], unreadable: readonly string[]): Promise<Tsu[]> {
     const { config, slot } = this.#options;
     const { algorithm: wanted, signatureDigest: digest } = config.timestamp;
     const kept = this.#folder.records((file, err) => this.#alarm(file, { file, err }, 'tsu: a record that cannot be read is passed over'));
-    const known = new Set(registered.map(({ id }) => id));
+    const known = new Set([...registered.map(({ id }) => id), ...unreadable]);
     // What is over here is over, also when a Redis with an older register, or somebody who writes to it, says something else.
     const over = new Set(kept.filter(isOver).map(({ id }) => id));
     const unregistered = kept.filter(({ id }) => !known.has(id));
-    const records = [...registered, ...unregistered, ...this.#chainsOnly([...registered, ...kept])];
+    const records = [...registered, ...unregistered, ...this.#chainsOnly(new Set([...known, ...kept.map(({ id }) => id)]))];
     const found: Tsu[] = [];
     // Keys of another algorithm are those of before it was changed.
     for (const record of records.filter(({ algorithm, id }) => algorithm === wanted && !over.has(id))) {
@@ -145,9 +150,8 @@ export class SlotTsus {
   }
 
   /** TSUs that have a chain in the home folder and no record anywhere: of a first start, an earlier release, or an outside CA. */
-  #chainsOnly(known: readonly TsuRecord[]): TsuRecord[] {
+  #chainsOnly(ids: ReadonlySet<string>): TsuRecord[] {
     const { slot } = this.#options;
-    const ids = new Set(known.map(({ id }) => id));
     const onUnreadable = (file: string, err: unknown): void =>
       this.#alarm(file, { file, err }, 'tsu: a file that cannot be read is passed over');
     return this.#folder.chains(onUnreadable).flatMap(({ file, ...one }) => {

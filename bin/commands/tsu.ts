@@ -88,10 +88,16 @@ const stateOf = (record: TsuRecord): string =>
       : record.state
     : `${record.state}!`;
 
+/** A record that cannot be read is said, and keeps no operator from the others. */
+const readReadable = async (redis: RedisClient): Promise<readonly TsuRecord[]> => {
+  const { tsus } = await readTsus(redis, (_id, { message }) => process.stderr.write(`sigillo: left out: ${message}\n`));
+  return tsus;
+};
+
 /** Lists every TSU. @throws REDIS_UNAVAILABLE; with --stamps also JOURNAL_STORE_UNAVAILABLE */
 export const listTsusCommand = (options: TsuListOptions): Promise<void> =>
   withRegister(async (redis, config) => {
-    const { tsus } = await readTsus(redis);
+    const tsus = await readReadable(redis);
     const now = new Date();
     const stamps = options.stamps === true ? await (await import('./tsu-stamps.ts')).countStamps(config, tsus, now) : undefined;
     if (options.json === true) {
@@ -159,7 +165,7 @@ export const rotateCommand = (options: RotateOptions): Promise<boolean> =>
         name === `${record.token}/${record.tokenSerial ?? ''}` &&
         record.state === 'active' &&
         Date.parse(record.certifiedAt ?? '') >= now.getTime();
-      const one = await awaitThat(seconds, async () => (await readTsus(redis)).tsus.find(isNew));
+      const one = await awaitThat(seconds, async () => (await readTsus(redis, () => undefined)).tsus.find(isNew));
       print(
         one === undefined ? `${name}: not done yet; see sigillo tsu list\n` : `${name}: ${one.keyLabel} stamps since ${one.activateAt}\n`,
       );
@@ -189,7 +195,7 @@ const isOver = ({ state }: TsuRecord): boolean => state === 'retired' || state =
 /** Retires a TSU before its time. @throws TSU_UNKNOWN, TSU_STATE when it is over, or the last that stamps */
 export const retireCommand = (name: string, { force }: RetireOptions): Promise<void> =>
   withRegister(async (redis, config, operator) => {
-    const { tsus } = await readTsus(redis);
+    const tsus = await readReadable(redis);
     const { id } = findTsu(tsus, name);
     const now = new Date();
     if (force !== true && !tsus.some((record) => record.id !== id && mayStamp(record, now)))
@@ -249,7 +255,7 @@ export const compromiseCommand = (name: string, options: CompromiseOptions): Pro
     const seconds = readSeconds(options.wait);
     const reason = options.reason.trim().slice(0, 500);
     if (reason === '') throw new SigilloError('USAGE', '--reason must say what happened');
-    const { id } = findTsu((await readTsus(redis)).tsus, name);
+    const { id } = findTsu(await readReadable(redis), name);
     const compromised = { at: new Date().toISOString(), reason };
     const record = await changeTsu(
       redis,

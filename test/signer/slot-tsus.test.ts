@@ -145,6 +145,25 @@ describe('the TSUs of a slot, under dual control', { skip: withoutSofthsm || red
     rmSync(broken);
   });
 
+  test('a record of the register that cannot be read keeps no other TSU away, nor the end of one; its file does not stand in for it', async () => {
+    const [one, two] = [await recordOf(first), await recordOf(second)];
+    await redis.hset(tsuRegisterKeys.tsus, two.id, JSON.stringify({ ...two, version: 2 }));
+    await redis.incr(tsuRegisterKeys.version);
+    assert.deepEqual(await taken(), [first]);
+    assert.ok(alarms.includes('tsu: a record of the register that cannot be read is passed over'));
+    await assert.rejects(readTsus(redis), { code: 'INTERNAL' });
+    await redis.hset(
+      tsuRegisterKeys.tsus,
+      one.id,
+      JSON.stringify({ ...one, compromised: { at: new Date().toISOString(), reason: 'test' } }),
+    );
+    await redis.incr(tsuRegisterKeys.version);
+    assert.deepEqual(await taken(), []);
+    await write(one);
+    await write(two);
+    assert.deepEqual(await taken(), [first, second]);
+  });
+
   test('one that is compromised does not come back with an empty Redis, nor with a register that was put back', async () => {
     const good = await recordOf(second);
     const compromised = { at: new Date().toISOString(), reason: 'test' };
