@@ -23,7 +23,7 @@ import type { OpenHsm } from '../signer/hsm-modules.ts';
 import { type Hsm, slotForPurpose } from '../signer/pkcs11-module.ts';
 import { findKey, type TokenKey } from '../signer/token-keys.ts';
 import { requireLogin } from '../signer/token-login.ts';
-import { certificateOf } from '../signer/tsu-folder.ts';
+import { certificateOf, TsuFolder } from '../signer/tsu-folder.ts';
 import { caKeyLabels, caScheme, readChain } from './demonstration-pki.ts';
 
 /** pkijs costs 60 ms to load, which a start need not wait for. */
@@ -44,7 +44,9 @@ const revokedNow = (last: Crl | undefined, tsus: readonly TsuRecord[], ca: X509C
     const certificate = certificateOf(record);
     if (record.compromised === undefined || certificate === undefined || !certificate.checkIssued(ca)) return [];
     const serial = certificate.serialNumber.toLowerCase();
-    return known.has(serial) ? [] : [{ serial, revokedAt: wholeSecond(new Date(record.compromised.at)), reason: 'keyCompromise' }];
+    if (known.has(serial)) return [];
+    known.add(serial);
+    return [{ serial, revokedAt: wholeSecond(new Date(record.compromised.at)), reason: 'keyCompromise' }];
   });
   return [...listed, ...added];
 };
@@ -104,7 +106,10 @@ const keepCrl = async (
   const { config, ca, now } = context;
   const last = await lastCrl(context, redis);
   const read = last === undefined ? undefined : await context.readLast(last.der);
-  const revoked = revokedNow(read, (await readTsus(redis)).tsus, ca);
+  // What the last list has stays in it, so a record that cannot be read takes nothing back and keeps no other from it.
+  const { tsus } = await readTsus(redis, () => undefined);
+  // A register that came back empty is filled again by whoever has the token of each TSU, which may take long.
+  const revoked = revokedNow(read, [...tsus, ...new TsuFolder(config).records()], ca);
   const added = revoked.slice(read?.revoked.length ?? 0);
   const at = now();
   const isYoung = read !== undefined && at.getTime() - read.thisUpdate.getTime() < config.tsu.crlMinutes * minuteMs;

@@ -18,7 +18,7 @@ const refusedLookMs = 10_000;
 
 export const timestampSlots = (hsm: Hsm): readonly HsmSlot[] => hsm.slots.filter(({ purposes }) => purposes.includes('timestamp'));
 
-export interface OpenedSlots {
+interface OpenedSlots {
   readonly slots: readonly HsmSlot[];
   /** Their PINs are not tried again before their files have others. */
   readonly refused: readonly HsmSlot[];

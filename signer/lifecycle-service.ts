@@ -21,10 +21,11 @@ import { registerRecorderMetrics } from '../observability/recorder-metrics.ts';
 import { HostClock } from '../queue/host-clock.ts';
 import { Lease } from '../queue/lease.ts';
 import { type RedisClient, redisHealth } from '../queue/redis.ts';
+import { startTicks, type Ticks } from '../queue/ticks.ts';
 import { readTsus, tokenName, tsuRegisterKeys } from '../queue/tsu-register.ts';
 import type { Approvals } from './approvals.ts';
 import { type OpenAuthority, openAuthoritySlot } from './authority-slot.ts';
-import { awaitPin, type OpenedSlots, openSlots, timestampSlots, watchCalendars } from './calendar-slots.ts';
+import { awaitPin, openSlots, timestampSlots, watchCalendars } from './calendar-slots.ts';
 import { operatorFingerprints, readOperators } from './dual-control.ts';
 import { restoreEmbeddedTokens } from './embedded-token.ts';
 import { type OpenHsm, openHsm } from './hsm-modules.ts';
@@ -61,6 +62,9 @@ const leaseMs = 120_000;
 /** A slot that could not be opened is tried again by a new process then: a module does not find a lost token again. */
 const againMs = 300_000;
 
+/** Of the queue of its ticks. */
+const listName = 'timestamp-ca';
+
 /** Runs one thing at a time: a module is not asked to make two keys at once, and two tokens do not choose one name. */
 const oneAtATime = (): (<T>(action: () => Promise<T>) => Promise<T>) => {
   let last: Promise<unknown> = Promise.resolve();
@@ -68,6 +72,23 @@ const oneAtATime = (): (<T>(action: () => Promise<T>) => Promise<T>) => {
     const next = last.then(action, action);
     last = next.catch(() => undefined);
     return next;
+  };
+};
+
+/** Does one thing after the other, and tells when a token fails for too long: `(name of the token, what to do)`. */
+const guardedBy = (
+  failures: TokenFailures,
+  onFailed: (error: Error) => void,
+): ((name: string, work: () => Promise<void>) => Promise<void>) => {
+  const exclusively = oneAtATime();
+  return async (name, work) => {
+    try {
+      await exclusively(work);
+      failures.worked(name);
+    } catch (error) {
+      if (failures.failed(name, error)) onFailed(error as Error);
+      throw error;
+    }
   };
 };
 
@@ -113,36 +134,49 @@ const otherSlots =
     }
   };
 
-/** @throws HSM_* when no slot can be opened */
-const openTokens = (config: Config, log: Logger): OpenedSlots & { readonly hsm: Hsm; readonly module: OpenHsm } => {
+/** The module, before anything in it is asked. */
+const openTokens = (config: Config, log: Logger): { readonly hsm: Hsm; readonly module: OpenHsm } => {
   const hsm = resolveHsm(config);
   restoreEmbeddedTokens(config, log);
-  const module = openHsm(hsm);
-  return { hsm, module, ...openSlots(hsm, module, log) };
+  return { hsm, module: openHsm(hsm) };
+};
+
+interface ListParts {
+  readonly config: Config;
+  readonly jobs: RedisClient;
+  readonly log: Pick<Logger, 'error'>;
+  readonly work: () => Promise<void>;
+}
+
+/**
+ * Has the CA's list kept by ticks of its own, and once before the tokens that stamp are opened: the one that fails may be the one whose
+ * TSU is to be revoked, because it was taken away.
+ */
+const watchList = async (authority: unknown, { config, jobs, log, work }: ListParts): Promise<Ticks | undefined> => {
+  if (authority === undefined) return undefined;
+  const onError = (error: unknown): void => log.error({ err: error }, "tsu: the CA's list is not kept");
+  await work().catch(onError);
+  return startTicks({ name: listName, everyMs: config.tsu.tickMs, connection: jobs, work, onError });
 };
 
 /** Starts the process. @throws HSM_*, REDIS_UNAVAILABLE, CERTIFICATE_INVALID */
 export const startLifecycle = async (config: Config, log: Logger, parts: LifecycleParts): Promise<LifecycleService> => {
   const now = parts.now ?? (() => new Date());
-  const { hsm, module, slots, refused, failure } = openTokens(config, log);
+  const { hsm, module } = openTokens(config, log);
   const command = await connect(config, processName, 'command', log);
   const authoritySlot = await openAuthoritySlot(parts.openAuthority, { redis: command, module, hsm, log });
   const authority = authoritySlot?.authority;
   const jobs = await connect(config, `${processName}-jobs`, 'jobs', log);
   const { state: clock } = new HostClock({ redis: command, node: nodeName() });
   const recorder = createServiceRecorder(command, processName, log, clock);
-  tellStart(recorder, command, config, log);
-
   const metrics = createLifecycleMetrics(now);
   registerRecorderMetrics(metrics.registry, () => recorder.lost);
   const approvals = parts.approvals(command, clock);
-  const exclusively = oneAtATime();
   const failed = Promise.withResolvers<Error>();
-  const again = failure === undefined ? undefined : setTimeout(() => failed.resolve(failure), againMs);
   const failures = new TokenFailures();
+  const guarded = guardedBy(failures, failed.resolve);
 
   const workOn = async ({ label }: HsmSlot, serial: string): Promise<void> => {
-    authoritySlot?.look();
     const session = module.openSession(label, { readWrite: true });
     const stepFailures: SigilloError[] = [];
     const lease = new Lease(command, { key: tsuRegisterKeys.lease(tokenName(label, serial)), lengthMs: leaseMs });
@@ -164,25 +198,24 @@ export const startLifecycle = async (config: Config, log: Logger, parts: Lifecyc
     });
     try {
       await lifecycle.work();
-      const crl = await authority?.keep(command, recorder);
-      if (crl !== undefined) metrics.crl(crl);
     } finally {
       closeSession(session, log);
     }
     metrics.tsus((await readTsus(command)).tsus, now());
     if (stepFailures[0] !== undefined) throw stepFailures[0];
   };
-  const guarded = async (slot: HsmSlot, serial: string): Promise<void> => {
-    try {
-      await exclusively(() => workOn(slot, serial));
-      failures.worked(slot.label);
-    } catch (error) {
-      if (failures.failed(slot.label, error)) failed.resolve(error as Error);
-      throw error;
-    }
+  const keepList = async (): Promise<void> => {
+    authoritySlot?.look();
+    const crl = await authority?.keep(command, recorder);
+    if (crl !== undefined) metrics.crl(crl);
   };
 
-  const calendars = await watchCalendars(slots, { config, jobs, module, log, work: guarded });
+  const list = await watchList(authority, { config, jobs, log, work: () => guarded(listName, keepList) });
+  const { slots, refused, failure } = openSlots(hsm, module, log);
+  const again = failure === undefined ? undefined : setTimeout(() => failed.resolve(failure), againMs);
+  tellStart(recorder, command, config, log);
+  const work = (slot: HsmSlot, serial: string): Promise<void> => guarded(slot.label, () => workOn(slot, serial));
+  const calendars = await watchCalendars(slots, { config, jobs, module, log, work });
   const looks = refused.map((slot) => awaitPin(slot, module, { open: (late) => calendars.add(late), failed: failed.resolve }));
   calendars.failed.then(failed.resolve);
 
@@ -197,6 +230,7 @@ export const startLifecycle = async (config: Config, log: Logger, parts: Lifecyc
       clearTimeout(again);
       for (const end of looks) end();
       await calendars.close();
+      await list?.close();
       await authoritySlot?.end();
       recordStop(recorder, processName, reason);
       await recorder.close();

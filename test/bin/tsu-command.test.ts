@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { X509Certificate } from 'node:crypto';
-import { readFileSync, writeFileSync } from 'node:fs';
+import { readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import type { Redis } from 'ioredis';
@@ -76,6 +76,16 @@ describe('sigillo tsu, with a lifecycle process', { skip: withoutSofthsm || redi
     );
   });
 
+  test('a record that cannot be read is said, and keeps no operator from the others', async () => {
+    const id = 'f'.repeat(64);
+    await redis.hset(tsuRegisterKeys.tsus, id, '{ "version": 2 }');
+    const { stdout, stderr, code } = await run('tsu', 'list');
+    assert.equal(code, 0);
+    assert.match(stdout, /tsu-ec-p256-2/);
+    assert.match(stderr, new RegExp(`left out: .*${id}`));
+    await redis.hdel(tsuRegisterKeys.tsus, id);
+  });
+
   test('compromise: nobody stamps with it, another one does at once, and OpenSSL knows why', async () => {
     const before = (await tsus()).find(({ keyLabel }) => keyLabel === 'tsu-ec-p256-2') as TsuRecord;
     const { stdout, code, stderr } = await run('tsu', 'compromise', before.id.slice(0, 10), '--reason', 'the HSM was opened');
@@ -137,5 +147,29 @@ describe('sigillo tsu, with a lifecycle process', { skip: withoutSofthsm || redi
     const again = readCrl((await redis.hgetBuffer(tsuRegisterKeys.crls, 'timestamp-ca.crl')) as Buffer);
     assert.ok(again.number >= listed.number);
     assert.deepEqual(again.revoked, listed.revoked);
+  });
+
+  test('one that was taken away with its token is revoked, and stays so when Redis comes back empty', async () => {
+    await lifecycle.stop();
+    const [lost] = (await tsus()).filter((record) => mayStamp(record, new Date())) as [TsuRecord];
+    const { keyLabel, chain } = lost;
+    const serial = new X509Certificate(Buffer.from(chain?.[0] ?? '', 'base64')).serialNumber.toLowerCase();
+    const folders = readdirSync(paths.tokenFolder).map((name) => join(paths.tokenFolder, name));
+    const token = folders.find((one) => readFileSync(join(one, 'token.object')).includes('sigillo-timestamp')) as string;
+    renameSync(token, join(folder.path, 'taken away'));
+    const revoked = async (): Promise<string[]> => {
+      const crl = await redis.hgetBuffer(tsuRegisterKeys.crls, 'timestamp-ca.crl');
+      return crl === null ? [] : readCrl(crl).revoked.map((one) => one.serial);
+    };
+    await run('tsu', 'compromise', keyLabel, '--reason', 'the HSM was stolen', '--wait', '0');
+    const { code, stderr } = await run('lifecycle');
+    assert.equal(code, 75, stderr);
+    assert.match(stderr, /HSM_TOKEN_MISSING.*sigillo-timestamp/);
+    assert.ok((await revoked()).includes(serial), (await revoked()).join());
+
+    await redis.flushall();
+    rmSync(paths.timestampCaCrl);
+    await run('lifecycle');
+    assert.ok((await revoked()).includes(serial), (await revoked()).join());
   });
 });
