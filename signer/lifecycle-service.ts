@@ -192,6 +192,7 @@ export const startLifecycle = async (config: Config, log: Logger, parts: Lifecyc
       lease,
       publish: () => publishChains({ redis: command, recorder, config }),
       now,
+      timeIsCertain: () => config.time.servers.length === 0 || clock() === 'trusted',
       onStep: metrics.step,
       tell: tsuChangeTeller({ role: 'system', actor: processName, clock }),
       onTokenFailure: (error) => void stepFailures.push(error),

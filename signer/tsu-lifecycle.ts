@@ -74,6 +74,8 @@ export interface TsuLifecycleOptions {
   /** Hands the chain of a TSU to gateways and journal, before its use is settled. */
   readonly publish: (record: TsuRecord) => Promise<void>;
   readonly now: () => Date;
+  /** Whether `now` can be believed: what cannot be taken back waits for that. @defaultValue it can */
+  readonly timeIsCertain?: () => boolean;
   /** A step has failed by a fault of the token's, or of the CA's. */
   readonly onTokenFailure?: (error: SigilloError) => void;
   readonly onStep?: (kind: TsuStep['kind'], outcome: 'done' | 'waiting' | 'failed') => void;
@@ -127,6 +129,10 @@ export class TsuLifecycle {
     const plan = await this.#plan(version);
     if (plan === undefined || !(await this.#generate(plan))) return undefined;
     return (await this.#records()).find(({ keyLabel }) => keyLabel === plan.keyLabel);
+  }
+
+  get #timeIsCertain(): boolean {
+    return this.#options.timeIsCertain?.() ?? true;
   }
 
   /** A token is ours by label and serial number: two hosts may have one of the same label each. */
@@ -196,9 +202,9 @@ export class TsuLifecycle {
       case 'activate':
         return this.#activate(step.record);
       case 'retire':
-        return this.#retire(step.record);
+        return this.#timeIsCertain && this.#retire(step.record);
       case 'destroy':
-        return this.#destroy(step.record);
+        return this.#timeIsCertain && this.#destroy(step.record);
       case 'remind':
         return this.#remind(step);
     }

@@ -87,10 +87,20 @@ describe('the life of the keys of a token', { skip: withoutSofthsm || redisServe
     await world.work();
     assert.deepEqual(await states(), ['tsu-ec-p256-1 active', 'tsu-ec-p256-2 active']);
     world.now = new Date(start.getTime() + 90 * day + 1);
+    const waiting: string[] = [];
+    const uncertain = {
+      timeIsCertain: () => false,
+      onStep: (kind: string, outcome: string) => void (outcome === 'waiting' && waiting.push(kind)),
+    };
+    await world.work(uncertain);
+    assert.deepEqual(await states(), ['tsu-ec-p256-1 active', 'tsu-ec-p256-2 active'], 'the clock may be wrong, and retired is retired');
     await world.work();
     assert.deepEqual(await states(), ['tsu-ec-p256-1 retired', 'tsu-ec-p256-2 active']);
     assert.equal(stateInToken('tsu-ec-p256-1'), 'whole');
     world.now = new Date(start.getTime() + 97 * day + 1_000);
+    await world.work(uncertain);
+    assert.equal(stateInToken('tsu-ec-p256-1'), 'whole');
+    assert.deepEqual(waiting, ['retire', 'destroy']);
     await world.work();
     assert.deepEqual(await states(), ['tsu-ec-p256-1 destroyed', 'tsu-ec-p256-2 active']);
     assert.equal(stateInToken('tsu-ec-p256-1'), 'absent');
