@@ -23,7 +23,7 @@ import type { TsuUnit } from './tsu-unit.ts';
 import { isNoTsu, TsuUnits } from './tsu-units.ts';
 
 /** How soon a token that had no room is asked again. */
-const roomAgainMs = 60_000;
+const roomAgainAfterMs = 60_000;
 
 /** The stamper of the same thread that waits for each signature (stamper.ts). */
 interface PlainStamper {
@@ -63,15 +63,20 @@ export class ConcurrentStamper {
   #refreshing = false;
   /** Why that has failed, until the next stamp or look says so. */
   #notRefreshed: unknown;
-  /** The token has no room for another session beside those of the lanes that are open. */
-  #full = false;
+  /** Until then the token is believed that it has no room for another session beside those of the lanes that are open. */
+  #fullUntilMs = Number.NEGATIVE_INFINITY;
+  readonly #roomAgainMs: number;
   /** Call marks of lanes that could not be opened: there is a fixed number of them. */
   readonly #unusedMarks: CallMark[] = [];
 
-  /** @param plain stamps when the token has no room for a single session beside those that it has */
-  constructor(data: StampWorkerData, plain?: PlainStamper) {
+  /**
+   * @param plain stamps when the token has no room for a single session beside those that it has
+   * @param roomAgainMs how soon a token without room is asked again. @defaultValue a minute
+   */
+  constructor(data: StampWorkerData, plain?: PlainStamper, roomAgainMs = roomAgainAfterMs) {
     this.#data = data;
     this.#plain = plain;
+    this.#roomAgainMs = roomAgainMs;
     const clocks = machineClocks();
     this.#clock = createGuardedClock(data.clockMemory, clocks, data.time);
     this.#nowMs = clocks.monotonicMs;
@@ -94,7 +99,7 @@ export class ConcurrentStamper {
       if (isNoTsu(failure)) return { kind: 'noTsu', message: failure.message };
       if (this.#plain === undefined || ckrCode(failure) !== sessionCountReached) return slotFailureOf(failure);
       // There is not one lane, so nothing of this batch was answered.
-      this.#plainUntilMs = this.#nowMs() + roomAgainMs;
+      this.#plainUntilMs = this.#nowMs() + this.#roomAgainMs;
       return this.#plain.stamp(task);
     }
     const answers = settled.map((one, index) => ({
@@ -268,7 +273,7 @@ export class ConcurrentStamper {
     }
     // Queued first: a lane that cannot be opened fails those that wait.
     const lane = new Promise<Lane>((take, failed) => this.#waiting.push({ take, failed }));
-    if (this.#lanes < atOnce && !this.#full) void this.#open();
+    if (this.#lanes < atOnce && this.#nowMs() >= this.#fullUntilMs) void this.#open();
     return lane;
   }
 
@@ -296,7 +301,7 @@ export class ConcurrentStamper {
   #notOpened(error: unknown): void {
     if (ckrCode(error) === sessionCountReached) {
       // Only lanes that are really open: where all others are still about to be, they may find no room either.
-      this.#full = this.#idle.length + this.#inUse > 0;
+      if (this.#idle.length + this.#inUse > 0) this.#fullUntilMs = this.#nowMs() + this.#roomAgainMs;
       if (this.#lanes > 0) return;
     }
     // Whatever it was: a session that cannot be opened, or whose keys do not prove themselves, is no slot to stamp with.

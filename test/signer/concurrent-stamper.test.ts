@@ -85,6 +85,20 @@ describe('a stamper that waits for none of its signatures', { skip: withoutFault
     assert.equal(token.counters.signingMost, 2);
   });
 
+  test('a token that had no room is asked again: others may have left it', async () => {
+    const { token } = hsm;
+    const stamper = new ConcurrentStamper(hsm.data, undefined, 0);
+    token.limitSessions(token.counters.sessions + 2);
+    token.delaySigning(1_000);
+    assert.equal(stamped(await stamp(stamper, 30, 4)).outcomes.granted, 30);
+    assert.equal(token.counters.signingMost, 2);
+    token.limitSessions(0);
+    await until('more of them sign', async () => {
+      stamped(await stamp(stamper, 30, 4));
+      return token.counters.signingMost === 4;
+    });
+  });
+
   test('a token that fails: nothing of the batch is answered; a session that is gone is opened anew', async () => {
     const { token } = hsm;
     const stamper = new ConcurrentStamper(hsm.data);
