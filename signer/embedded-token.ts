@@ -19,7 +19,7 @@ import { readSecretFile } from '../config/secrets.ts';
 import type { Logger } from '../observability/log.ts';
 import { callingHsm } from './pkcs11-errors.ts';
 import { embeddedModule, embeddedTokens, type HsmModule, type HsmSlot, openModule } from './pkcs11-module.ts';
-import { keepTokenFile, restoreTokenFiles } from './token-copies.ts';
+import { keepTokenFile, restoreTokenFiles, tokenFoldersIn } from './token-copies.ts';
 
 /** 32 symbols, so that five bits of a random octet choose one without bias; no token refuses lower-case letters and digits. */
 const pinAlphabet = 'abcdefghijkmnpqrstuvwxyz23456789';
@@ -128,7 +128,7 @@ export const ensureEmbeddedTokens = (config: Config): string[] => {
   const missing = withModule(hsm, (module) => {
     const tokens = module.tokens().filter(({ token }) => (token.flags & TokenFlag.TOKEN_INITIALIZED) !== 0);
     // One that is made in the place of another would hide that keys are lost.
-    if (tokens.length < readdirSync(paths.tokenFolder).length) {
+    if (tokens.length < tokenFoldersIn(paths.tokenFolder).length) {
       throw new SigilloError('HSM_TOKEN_MISSING', `SoftHSM cannot read every token in ${paths.tokenFolder}; put it back from a backup`);
     }
     const found = new Map(tokens.map(({ label, token }) => [label, token]));
@@ -149,7 +149,7 @@ export const ensureEmbeddedTokens = (config: Config): string[] => {
     return absent;
   });
   // They can be read: their labels were. Without one of these we do not know which file it is.
-  if (missing.length === 0) for (const name of readdirSync(paths.tokenFolder)) keepTokenFile(join(paths.tokenFolder, name));
+  if (missing.length === 0) for (const folder of tokenFoldersIn(paths.tokenFolder)) keepTokenFile(folder);
   for (const label of missing) makeToken(config, hsm.modulePath, label);
   return missing;
 };

@@ -5,6 +5,7 @@
  * Any number of them may run, for the same tokens or for others; BullMQ gives each tick to one, and a lease keeps them apart.
  * Stamping needs none of them: from when to when a TSU may sign stands in the register.
  */
+import { hash } from 'node:crypto';
 import type { Session } from 'graphene-pk11';
 import type { SigilloError } from '../config/errors.ts';
 import { release } from '../config/release.ts';
@@ -62,8 +63,8 @@ const leaseMs = 120_000;
 /** A slot that could not be opened is tried again by a new process then: a module does not find a lost token again. */
 const againMs = 300_000;
 
-/** Of the queue of its ticks. */
-const listName = 'timestamp-ca';
+/** Of the queue of its ticks: one for each host, which says of itself how old the list is. */
+const listName = (): string => `timestamp-ca-${hash('sha256', nodeName(), 'hex').slice(0, 16)}`;
 
 /** Runs one thing at a time: a module is not asked to make two keys at once, and two tokens do not choose one name. */
 const oneAtATime = (): (<T>(action: () => Promise<T>) => Promise<T>) => {
@@ -156,7 +157,7 @@ const watchList = async (authority: unknown, { config, jobs, log, work }: ListPa
   if (authority === undefined) return undefined;
   const onError = (error: unknown): void => log.error({ err: error }, "tsu: the CA's list is not kept");
   await work().catch(onError);
-  return startTicks({ name: listName, everyMs: config.tsu.tickMs, connection: jobs, work, onError });
+  return startTicks({ name: listName(), everyMs: config.tsu.tickMs, connection: jobs, work, onError });
 };
 
 /** Starts the process. @throws HSM_*, REDIS_UNAVAILABLE, CERTIFICATE_INVALID */
@@ -211,7 +212,7 @@ export const startLifecycle = async (config: Config, log: Logger, parts: Lifecyc
     if (crl !== undefined) metrics.crl(crl);
   };
 
-  const list = await watchList(authority, { config, jobs, log, work: () => guarded(listName, keepList) });
+  const list = await watchList(authority, { config, jobs, log, work: () => guarded('timestamp-ca', keepList) });
   const { slots, refused, failure } = openSlots(hsm, module, log);
   const again = failure === undefined ? undefined : setTimeout(() => failed.resolve(failure), againMs);
   tellStart(recorder, command, config, log);

@@ -22,6 +22,12 @@ const contentOf = (file: string): Buffer => (existsSync(file) ? readFileSync(fil
 /** Values keep their sizes, so a file that is shorter than its copy was cut off; the zeros are what a power cut leaves. */
 const isDamaged = (content: Buffer, copy: Buffer): boolean => content.length < copy.length || content.every((octet) => octet === 0);
 
+/** Paths of the tokens; whatever else is there is not SoftHSM's. */
+export const tokenFoldersIn = (tokenFolder: string): string[] =>
+  readdirSync(tokenFolder, { withFileTypes: true })
+    .filter((entry) => entry.isDirectory() && /^[0-9a-f-]{36}$/.test(entry.name))
+    .map(({ name }) => join(tokenFolder, name));
+
 /** Keeps what the file of a token says now, unless it is damaged. @param folder of the token */
 export const keepTokenFile = (folder: string): void => {
   const [content, copy] = [contentOf(join(folder, tokenFile)), contentOf(join(folder, copyFile))];
@@ -36,9 +42,9 @@ export const keepTokenFile = (folder: string): void => {
  */
 export const restoreTokenFiles = (tokenFolder: string): string[] => {
   if (!existsSync(tokenFolder)) return [];
-  return readdirSync(tokenFolder).flatMap((name) => {
-    const file = join(tokenFolder, name, tokenFile);
-    const copy = contentOf(join(tokenFolder, name, copyFile));
+  return tokenFoldersIn(tokenFolder).flatMap((folder) => {
+    const file = join(folder, tokenFile);
+    const copy = contentOf(join(folder, copyFile));
     if (copy.length === 0) return [];
     for (let looks = 1; isDamaged(contentOf(file), copy); looks += 1) {
       if (looks === looksMax) {

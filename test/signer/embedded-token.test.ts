@@ -167,6 +167,15 @@ describe('a process that was killed while it logged in has emptied the file of i
     assertUsable();
   });
 
+  test('what else is in the folder of the tokens is left alone', () => {
+    ensureEmbeddedTokens(configOf(folder.path));
+    const { tokenFolder } = homePaths(folder.path);
+    mkdirSync(join(tokenFolder, 'lost+found'));
+    writeFileSync(join(tokenFolder, 'note'), 'mine');
+    assert.deepEqual(ensureEmbeddedTokens(configOf(folder.path)), []);
+    assert.equal(readdirSync(tokenFolder).length, 5);
+  });
+
   test('without a copy it is an error, and no token is made in its place', () => {
     ensureEmbeddedTokens(configOf(folder.path));
     const file = tokenFile(label);
