@@ -6,6 +6,9 @@
  * Four entries of those that a thread signs one by one keep the cores busy. Tokens that make many signatures at once need more requests
  * than that holds: 24 with RSA-3072, where one far HSM may have 32 at work. So it follows what the signers say that their tokens hold
  * (queue/slot-status.ts); with tokens that are as fast as the cores it stays as it is.
+ *
+ * Nobody knows which signer takes an entry. So the slowest of them says how much may be in one: a slot with 0.4 s for a signature took 48
+ * requests in one entry, and the last waited for 19 s beside a slot that made 20 a second.
  */
 import type { Config, TsuAlgorithm } from '../config/schema.ts';
 import type { EntrySizes } from '../queue/lane-requester.ts';
@@ -47,13 +50,24 @@ const requestsForEach = 3;
 /** Entries for each thread that has several signatures in the token at once: one that it begins while the other ends. */
 const entriesForEachThread = 2;
 
+/** What is in an entry should be signed within this time, whoever takes it. */
+const entryMsMax = 100;
+/** But so many are worth an entry in any case: one slot of several whose token has become slow must not cost all of them 0.5 ms of CPU a stamp. */
+const fewest = 4;
+
 /** What a signer says that its token holds. */
 export interface SlotCapacity {
   /** Signatures at once. */
   readonly atOnce: number;
   /** Threads that share them; undefined: not told, by another release. */
   readonly threads: number | undefined;
+  /** Milliseconds of a signature; undefined: not known yet, or not told. */
+  readonly signMs?: number | undefined;
 }
+
+/** Requests of one entry that a thread of this slot signs in `entryMsMax`, or the fewest. */
+const signedInTime = ({ atOnce, threads = atOnce, signMs }: SlotCapacity): number =>
+  signMs === undefined ? Number.POSITIVE_INFINITY : Math.max(fewest, Math.floor((Math.max(1, atOnce / threads) * entryMsMax) / signMs));
 
 /**
  * How requests become entries, for tokens that hold so much.
@@ -72,7 +86,8 @@ export const entrySizes = (timestamp: Config['timestamp'], slots: readonly SlotC
   const wanted = requestsForEach * slots.reduce((sum, { atOnce }) => sum + atOnce, 0);
   const inFlight = Math.max(atFirst, Math.min(wanted, inFlightMax));
   const threads = slots.reduce((sum, slot) => sum + (slot.threads !== undefined && slot.atOnce > slot.threads ? slot.threads : 0), 0);
-  const batchMax = threads === 0 ? most : Math.min(most, Math.ceil(inFlight / (entriesForEachThread * threads)));
+  const shared = threads === 0 ? most : Math.ceil(inFlight / (entriesForEachThread * threads));
+  const batchMax = Math.min(most, shared, ...slots.map(signedInTime));
   return {
     batchMax,
     batchMin: Math.min(togetherByAlgorithm[algorithm], batchMax),

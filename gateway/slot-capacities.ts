@@ -18,7 +18,7 @@ export interface SlotCapacitiesOptions {
 export const slotCapacities = (told: readonly ToldSlot[]): SlotCapacity[] =>
   told
     .filter((slot) => slot.status.purpose === 'timestamp' && believedState(slot) === 'serving')
-    .map(({ status: { sessions, threads } }) => ({ atOnce: sessions.open, threads }));
+    .map(({ status: { sessions, threads, signMs } }) => ({ atOnce: sessions.open, threads, signMs }));
 
 /** Starts to look. @returns what ends it */
 export const followSlotCapacities = ({ redis, use, pollMs = tellEveryMs }: SlotCapacitiesOptions): { close(): void } => {

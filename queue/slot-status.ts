@@ -56,6 +56,8 @@ const statusSchema = z.strictObject({
   sessions: z.strictObject({ busy: count, open: count, max: count }),
   /** Threads that sign. With more sessions open than these, each signs several requests of an entry at once. */
   threads: count.optional(),
+  /** Milliseconds that a signature takes, with as many at once as there are; absent: not known. */
+  signMs: z.number().min(0).optional(),
   /** By this process: all, and for each second of the last ten. */
   signatures: z.strictObject({ total: count, perSecond: z.number().min(0) }),
   /** Keys that may stamp in it, the one that does first. */

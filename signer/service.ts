@@ -190,6 +190,7 @@ const serveSlot = async ({ config, log, hsm, slot, command, teller, eventClock }
   const figures = (): SlotFigures => ({
     sessions: { busy: pool.signing, open: pool.atOnce, max: pool.atMost },
     threads: pool.threads,
+    signMs: pool.signMs ?? slotTsus.proofMs,
     tsus: tsus.filter((tsu) => mayStampAt(tsu, Date.now())),
   });
   const membership = await takeUpLane({

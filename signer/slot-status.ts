@@ -55,6 +55,8 @@ export interface SlotFigures {
   readonly sessions: SlotStatus['sessions'];
   readonly threads: number;
   readonly tsus: readonly Tsu[];
+  /** Milliseconds that a signature takes. */
+  readonly signMs?: number | undefined;
   /** Made by this process. @defaultValue what its batches have come to */
   readonly signatures?: number;
 }
@@ -209,7 +211,7 @@ export class SlotTeller {
   #status(): SlotStatus {
     const { slot, purpose, process: name } = this.#options;
     const { label, modulePath } = slot;
-    const { sessions, threads, tsus, signatures = this.#total } = this.#figures();
+    const { sessions, threads, tsus, signMs, signatures = this.#total } = this.#figures();
     this.#total = signatures;
     return {
       version: 2,
@@ -224,6 +226,7 @@ export class SlotTeller {
       startedAt: this.#startedAt,
       sessions,
       threads,
+      ...(signMs !== undefined && { signMs: Math.round(signMs * 1_000) / 1_000 }),
       signatures: { total: this.#total, perSecond: this.#rate() },
       keys: tsus.map(({ keyLabel, scheme, id, activeFromMs }) => ({
         label: keyLabel,

@@ -14,6 +14,7 @@ import type { Logger } from '../observability/log.ts';
 import { defaultDigest, keyScheme } from '../pki/algorithms.ts';
 import { privateKeyUsagePeriod, tsuUsageLimit } from '../pki/tsu-usage.ts';
 import type { RedisClient } from '../queue/redis.ts';
+import { monotonicMs } from '../queue/redis-clock.ts';
 import { readTsus, readTsusVersion, type TsuRecord } from '../queue/tsu-register.ts';
 import type { Approvals, ApprovedStep } from './approvals.ts';
 import { createApprovals } from './dual-control.ts';
@@ -81,6 +82,7 @@ export class SlotTsus {
   readonly #agreed = new Set<string>();
   readonly #warned = new Set<string>();
   #version: string | undefined;
+  #proofMs: number | undefined;
   /** When the token has last refused a key that it has; Unix milliseconds. */
   #refusedAtMs: number | undefined;
 
@@ -90,6 +92,11 @@ export class SlotTsus {
     this.#options = options;
     this.#folder = new TsuFolder(config);
     this.#approvals = createApprovals({ config, redis, log, now: () => new Date() });
+  }
+
+  /** How long the last proof of a key took, which is one signature and little else; undefined: there was none. */
+  get proofMs(): number | undefined {
+    return this.#proofMs;
   }
 
   /**
@@ -232,7 +239,9 @@ export class SlotTsus {
         const spki = certificate.publicKey.export({ format: 'der', type: 'spki' });
         const key = findKey(session, keyLabel, scheme) ?? findKeyCopy(session, spki, scheme);
         if (key === undefined) return;
+        const started = monotonicMs();
         selfTest(key, certificate, signatureDigest);
+        this.#proofMs = monotonicMs() - started;
         this.#proved.set(id, key.label);
       });
     } catch (error) {

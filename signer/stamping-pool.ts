@@ -152,6 +152,11 @@ export class StampingPool {
     return Math.min(this.#lanesPerThread > 1 ? this.#requestsBusy : this.#busy, this.atOnce);
   }
 
+  /** Milliseconds of one signature, in the running mean; undefined until one was made. */
+  get signMs(): number | undefined {
+    return Number.isFinite(this.#signMs) ? this.#signMs : undefined;
+  }
+
   /** A call into the module does not come back: the process cannot end in order any more. */
   get stuck(): boolean {
     return this.#stuck;

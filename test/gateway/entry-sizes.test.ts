@@ -31,6 +31,45 @@ test('a configured batchMax wins over the algorithm', () => {
   assert.deepEqual([small.batchMax, small.batchMin], [4, 4]);
 });
 
+describe('how long a signature takes', () => {
+  const slot = (signMs: number | undefined, atOnce = 2): SlotCapacity => ({ atOnce, threads: 2, signMs });
+
+  test('an entry is signed in a tenth of a second, also by the slowest slot, or holds four', () => {
+    for (const [signMs, batchMax] of [
+      [1.5, 64],
+      [1.6, 62],
+      [10, 10],
+      [20, 5],
+      [25, 4],
+      [26, 4],
+      [60_000, 4],
+    ] as const) {
+      assert.equal(sizesOf({}, [slot(signMs)]).batchMax, batchMax, `${signMs} ms`);
+      assert.equal(sizesOf({}, [slot(0.04), slot(signMs), slot(undefined)]).batchMax, batchMax, `${signMs} ms beside fast ones`);
+    }
+    const slow = sizesOf({}, [slot(400, 8), slot(400, 1)]);
+    assert.deepEqual([slow.batchMax, slow.batchMin], [4, 4]);
+    assert.ok(inFlight(slow) >= 3 * 9);
+  });
+
+  test('with signatures of our cores, and with those of a far token that makes many at once, nothing changes', () => {
+    for (const [algorithm, signMs] of [
+      ['ec-p256', 0.04],
+      ['ec-p384', 0.6],
+      ['rsa-2048', 0.5],
+      ['rsa-3072', 1.1],
+      ['rsa-4096', 2],
+    ] as const)
+      assert.deepEqual(sizesOf({ algorithm }, [slot(signMs, 1)]), sizesOf({ algorithm }, [slot(undefined, 1)]), algorithm);
+    assert.deepEqual(sizesOf({}, [slot(8, 32)]), sizesOf({}, [slot(undefined, 32)]));
+  });
+
+  test('a configured batchMax is the most there may be, and not more than is signed in time', () => {
+    assert.equal(sizesOf({ batchMax: 256 }, [slot(1, 1)]).batchMax, 100);
+    assert.equal(sizesOf({ batchMax: 8 }, [slot(1, 1)]).batchMax, 8);
+  });
+});
+
 describe('what the tokens hold at once', () => {
   test('with tokens on our cores, one or two, nothing changes', () => {
     for (const algorithm of tsuAlgorithms) {

@@ -30,7 +30,7 @@ const statusOf = (slot: string, atOnce: number, more: Partial<SlotStatus> = {}):
 test('what slots hold counts while they stamp: not what failed, stopped, waits, signs for something else, or has told nothing for long', () => {
   const { threads: _, ...ofAnotherRelease } = statusOf('e', 8);
   const told = [
-    { status: statusOf('a', 32), ageMs: 900 },
+    { status: statusOf('a', 32, { signMs: 2.5 }), ageMs: 900 },
     { status: statusOf('b', 16), ageMs: 10_000 },
     { status: statusOf('c', 16, { state: 'failed' }), ageMs: 0 },
     { status: statusOf('d', 16, { state: 'waiting' }), ageMs: 0 },
@@ -38,8 +38,8 @@ test('what slots hold counts while they stamp: not what failed, stopped, waits, 
     { status: statusOf('f', 1, { purpose: 'journal' }), ageMs: 0 },
   ];
   assert.deepEqual(slotCapacities(told), [
-    { atOnce: 32, threads: 2 },
-    { atOnce: 8, threads: undefined },
+    { atOnce: 32, threads: 2, signMs: 2.5 },
+    { atOnce: 8, threads: undefined, signMs: undefined },
   ]);
 });
 
