@@ -7,8 +7,8 @@
  * than that holds: 24 with RSA-3072, where one far HSM may have 32 at work. So it follows what the signers say that their tokens hold
  * (queue/slot-status.ts); with tokens that are as fast as the cores it stays as it is.
  *
- * Nobody knows which signer takes an entry. So the slowest of them says how much may be in one: a slot with 0.4 s for a signature took 48
- * requests in one entry, and the last waited for 19 s beside a slot that made 20 a second.
+ * Nobody knows which signer takes an entry. So the slowest of them says how much may be in one: 48 requests in one entry, with 0.4 s for a
+ * signature, would be 19 s for the last of them, beside a slot that makes 20 a second.
  */
 import type { Config, TsuAlgorithm } from '../config/schema.ts';
 import type { EntrySizes } from '../queue/lane-requester.ts';

@@ -1,7 +1,7 @@
 /**
  * Copies of the files that SoftHSM's tokens stand and fall with. SoftHSM 2.6.1 empties `token.object` at each login and writes it anew,
- * without fsync, and in it is the key that all private objects are encrypted with: a process that was killed in that moment, or a power
- * cut, took every key of the token with it (once in some 150 starts that were killed while they logged in).
+ * without fsync, and in it is the key that all private objects are encrypted with: a process that is killed in that moment, or a power
+ * cut, takes every key of the token with it.
  */
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
